@@ -1,0 +1,67 @@
+/*
+ * comm_buffer.h
+ *	  Comm buffers: copies of pages on their way to a memory node. (Communication buffer of the LegoBase paper.)
+ *
+ * The pages lie in a region of their own, an anonymous file that the postmaster makes and all its children share, so that
+ * memory nodes on this host can pull from it (shm), and a network card can be given it later.
+ *
+ * States of a buffer, and who changes them:
+ *
+ *	  free		in the list
+ *	  filling	one backend writes the page into it
+ *	  queued	waiting for the agent
+ *	  sent		the agent has announced it to the memory node and waits for the answer
+ *
+ * References: one for filling, queued and sent together, one for each reader (PageDirectoryPin). The last one to let go
+ * puts the buffer into the free list. Only a buffer that readers could find through a linked entry has readers, and an
+ * entry stops naming its buffer before the agent lets go: so no reader arrives after that.
+ */
+#ifndef LEGOBASE_COMM_BUFFER_H
+#define LEGOBASE_COMM_BUFFER_H
+
+#include "storage/latch.h"
+
+#include "lb_wire.h"
+
+extern Size CommBufferShmemSize(void);
+extern void CommBufferShmemInit(void);
+
+/* Buffers in all; free ones (momentary). */
+extern uint32 CommBufferCount(void);
+extern uint32 CommBufferFree(void);
+
+/* The region: what LB_COMM_BUFFERS tells the memory node, and its descriptor (valid in children of the postmaster). */
+extern int CommBufferRegion(lb_comm_region *region);
+
+/* Take a buffer to fill; INVALID_COMM_BUFFER if all are in use. Never waits. */
+extern uint32 CommBufferTake(void);
+extern char *CommBufferPage(uint32 buffer);
+
+/* References. Retain only where something else keeps a reference meanwhile. */
+extern void CommBufferRetain(uint32 buffer);
+extern void CommBufferRelease(uint32 buffer);
+
+/* Hand a filled buffer to the agent: the page of this linked entry. Wakes the agent if it sleeps. */
+extern void CommBufferQueue(uint32 buffer, uint32 entry);
+
+/* Agent: take up to max queued buffers, oldest first, and mark them as sent; entries[i] says for which entry. */
+extern uint32 CommBufferTakeQueued(uint32 max, uint32 *buffers, uint32 *entries);
+
+/*
+ * Agent, at its start: end the pushes of a predecessor that died in the middle (of an ERROR: after a kill, shared memory is
+ * new). Calls ended for each buffer that was sent, then releases it.
+ */
+extern void CommBufferRecover(void (*ended) (uint32 entry));
+
+/* Agent: register the latch that CommBufferQueue sets; null when the agent ends. */
+extern void CommBufferSetAgent(struct Latch *latch);
+
+/*
+ * Agent: tell that it is about to sleep, or awake. Returns true if there is something in the queue: then do not sleep.
+ */
+extern bool CommBufferAgentSleeps(bool sleeps);
+
+/* Wake the agent for another reason (a setting, a drain). */
+extern void CommBufferWakeAgent(void);
+
+#endif							/* LEGOBASE_COMM_BUFFER_H */

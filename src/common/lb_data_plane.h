@@ -1,0 +1,111 @@
+/*
+ * lb_data_plane.h
+ *	  How a server process reads pages out of a memory node's slots: one table of operations, one implementation per
+ *	  transport (shm: lb_data_plane_shm.c, tcp: lb_data_plane_tcp.c; rdma comes in src/rdma). Nothing above this
+ *	  knows which one it uses.
+ *
+ * The caller holds a pin on the directory entry of every slot that it reads, from submit until the batch is complete or
+ * the connection is closed: that is what keeps the compute node from giving the slot to another page. It verifies the
+ * page's checksum itself.
+ *
+ * A connection belongs to one process and is used by one thread. Batches complete in the order of their submission.
+ * After a failure other than LB_TIMEOUT of connect, the connection must be closed; closing abandons all batches, and
+ * nothing is written to their destinations afterwards.
+ */
+#ifndef LB_DATA_PLANE_H
+#define LB_DATA_PLANE_H
+
+#include "lb_net.h"
+#include "lb_wire.h"
+
+/* Asked about every 10 ms during a wait: true means stop waiting (LB_CANCELLED). It must not longjmp. */
+typedef bool (*lb_cancel_fn) (void *arg);
+
+typedef struct lb_read_target
+{
+	lb_slot_ref slot;
+	void *dest;					/* LB_PAGE_SIZE bytes; must stay valid until the batch is complete or closed */
+} lb_read_target;
+
+typedef struct lb_data_plane lb_data_plane;
+
+typedef struct lb_data_plane_ops
+{
+	const char *name;			/* "shm", "tcp", "rdma" */
+
+	/* Does a page read ahead of time save anything? Not where a read is a copy within this machine's memory. */
+	bool read_ahead_helps;
+
+	/* See the wrappers below. */
+	bool (*connect) (lb_data_plane *plane, const lb_address *address, const lb_hello *hello,
+					 uint64_t deadline_ns, lb_status *status);
+	bool (*submit) (lb_data_plane *plane, const lb_read_target *targets, int count, uint64_t deadline_ns,
+					lb_status *status);
+	bool (*wait) (lb_data_plane *plane, uint64_t ticket, uint64_t deadline_ns, lb_status *status);
+	void (*unmap) (lb_data_plane *plane);
+	void (*close) (lb_data_plane *plane);
+} lb_data_plane_ops;
+
+typedef struct lb_data_plane_counters
+{
+	uint64_t pages;				/* read targets completed */
+	uint64_t batches;			/* batches submitted */
+	uint64_t round_trips;		/* requests that needed an answer */
+} lb_data_plane_counters;
+
+/* Common head of every implementation's connection; fields are private to the implementations. */
+struct lb_data_plane
+{
+	const lb_data_plane_ops *ops;
+	lb_cancel_fn cancel;
+	void *cancel_arg;
+	uint64_t submitted;			/* ticket of the last batch submitted; tickets count from 1 */
+	uint64_t completed;			/* ticket of the last batch completed */
+	lb_data_plane_counters counters;
+};
+
+#define LB_BATCHES_MAX 8		/* batches under way on one connection; submit waits for the oldest beyond that */
+
+/*
+ * Connect as LB_ROLE_BACKEND and wait for the WELCOME. Allocates with malloc. Null with a status: LB_REFUSED if the node
+ * answered with an ERROR, LB_TIMEOUT, LB_SYSTEM and so on.
+ */
+extern lb_data_plane *lb_data_plane_connect(lb_transport transport, const lb_address *address,
+											const lb_hello *hello, lb_cancel_fn cancel, void *cancel_arg,
+											uint64_t deadline_ns, lb_status *status);
+
+/*
+ * Start reading 1 to LB_BATCH_MAX slots with one message. Returns the ticket to wait for, or 0 with a status. deadline_ns
+ * limits how long sending, or waiting for an older batch, may block.
+ */
+static inline uint64_t
+lb_data_plane_submit(lb_data_plane *plane, const lb_read_target *targets, int count, uint64_t deadline_ns,
+					 lb_status *status)
+{
+	return plane->ops->submit(plane, targets, count, deadline_ns, status) ? plane->submitted : 0;
+}
+
+/* Wait until the batch and all earlier ones are complete. LB_TIMEOUT at the deadline, LB_CANCELLED by the callback. */
+static inline bool
+lb_data_plane_wait(lb_data_plane *plane, uint64_t ticket, uint64_t deadline_ns, lb_status *status)
+{
+	return plane->completed >= ticket || plane->ops->wait(plane, ticket, deadline_ns, status);
+}
+
+/* Give up mappings of slabs (shm); they come back by themselves when needed. Called when slabs were returned. */
+static inline void
+lb_data_plane_unmap(lb_data_plane *plane)
+{
+	if (plane->ops->unmap)
+		plane->ops->unmap(plane);
+}
+
+static inline void
+lb_data_plane_close(lb_data_plane *plane)
+{
+	plane->ops->close(plane);
+}
+
+extern const lb_data_plane_ops *lb_data_plane_ops_for(lb_transport transport);
+
+#endif							/* LB_DATA_PLANE_H */

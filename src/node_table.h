@@ -1,0 +1,105 @@
+/*
+ * node_table.h
+ *	  The memory nodes, as all processes of the server see them.
+ *
+ * States, changed by the agent alone but for "suspect", which any process may set on a node that is up:
+ *
+ *	  down		not connected, or being connected
+ *	  up		attached: its slabs may be read and pushed to
+ *	  suspect	a read took too long: reads go to storage until the node has answered the agent's next ping
+ *	  lost		given up; its pages are being forgotten; down when nobody uses its slots any more
+ *
+ * "session" counts the attachments since server start, in all nodes together: a backend's connection belongs to one session,
+ * and is closed when the node's session is another one. Address, token and epoch change only while the node is down; a backend copies
+ * them with NodeTableSession, which gives a consistent set or none.
+ */
+#ifndef LEGOBASE_NODE_TABLE_H
+#define LEGOBASE_NODE_TABLE_H
+
+#include "port/atomics.h"
+
+#include "lb_histogram.h"
+#include "lb_net.h"
+#include "lb_wire.h"
+#include "settings.h"
+
+typedef enum NodeState
+{
+	NODE_DOWN,
+	NODE_UP,
+	NODE_SUSPECT,
+	NODE_LOST
+} NodeState;
+
+#define NODE_ERROR_MAX 200
+
+/* What a backend needs to connect. */
+typedef struct NodeSession
+{
+	uint32 session;
+	lb_transport transport;
+	lb_address address;
+	lb_hello hello;
+} NodeSession;
+
+/* For the view. */
+typedef struct NodeRow
+{
+	char uri[LB_URI_MAX];
+	lb_transport transport;
+	NodeState state;
+	uint64 incarnation;
+	uint64 capacity_pages;
+	uint64 reads;
+	uint64 pushes;
+	uint64 latency[LB_HISTOGRAM_BUCKETS];
+	char last_error[NODE_ERROR_MAX];
+} NodeRow;
+
+extern Size NodeTableShmemSize(void);
+extern void NodeTableShmemInit(void);
+
+extern int NodeTableCount(void);
+extern const char *NodeTableUri(int node);
+extern lb_transport NodeTableTransport(int node);
+extern NodeState NodeTableState(int node);
+
+/* The session in force; 0 if the node is neither up nor suspect. One atomic read. */
+extern uint32 NodeTableSessionNumber(int node);
+
+/* A consistent copy of what is needed to connect. False if the node is not up. */
+extern bool NodeTableSession(int node, NodeSession *session);
+
+/* Agent */
+extern void NodeTableSetUp(int node, const lb_address *address, const lb_hello *backend_hello,
+						   const lb_welcome *welcome);
+extern void NodeTableSetState(int node, NodeState state);
+extern void NodeTableSetError(int node, const char *error);
+
+/* Any process: a read of this session of the node took too long. Returns true if that is news. */
+extern bool NodeTableSuspect(int node, uint32 session);
+
+/* Statistics */
+extern void NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns);
+extern void NodeTableCountPushes(int node, uint32 pages);
+extern void NodeTableResetStats(void);
+extern void NodeTableGetRow(int node, NodeRow *row);
+
+/*
+ * Costs, as moving averages in nanoseconds: of a page read from the node, from storage, and from the kernel's cache. 0 while
+ * nothing is known. Updates may be lost to each other: these are estimates.
+ */
+extern uint32 NodeTableReadCost(int node);
+extern uint32 NodeTableStorageCost(void);
+extern uint32 NodeTableKernelCacheCost(void);
+extern void NodeTableNoteStorageRead(uint64 elapsed_ns);
+extern void NodeTableNoteKernelCacheRead(uint64 elapsed_ns);
+
+/* May this process probe a node that is slower than storage, to see if it still is? True once a second for each node. */
+extern bool NodeTableMayProbe(int node);
+
+/* Slabs were returned: processes should drop their mappings. A counter that only grows. */
+extern uint32 NodeTableUnmapCounter(void);
+extern void NodeTableAskUnmap(void);
+
+#endif							/* LEGOBASE_NODE_TABLE_H */

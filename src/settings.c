@@ -1,0 +1,243 @@
+/*
+ * settings.c
+ *	  The configuration parameters legobase.*
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+#include "lb_fault.h"
+#include "lb_page.h"
+#include "lb_wire.h"
+#include "settings.h"
+
+#define PAGES_PER_MB (1024 * 1024 / LB_PAGE_SIZE)
+#define DEFAULT_EXTERNAL_POOL_MB 1024
+#define MAX_POOL_MB (16 * 1024 * 1024)	/* 2^31 pages: page numbers have 32 bits */
+#define SLABS_WANTED 1024		/* no more slabs than this, as long as their size may grow */
+
+char *memory_nodes_setting;
+int embedded_memory_mb;
+int max_remote_pool_size_mb;
+bool take_over;
+int remote_pool_size_mb;
+int node_timeout_ms;
+bool debug_compare;
+int kernel_cache_reads;
+int read_ahead_pages;
+
+static lb_uri node_uris[MAX_NODES];
+static int node_count;
+
+static const struct config_enum_entry kernel_cache_options[] = {
+	{"off", KERNEL_CACHE_READS_OFF, false},
+	{"auto", KERNEL_CACHE_READS_AUTO, false},
+	{NULL, 0, false},
+};
+
+bool
+settings_embedded(void)
+{
+	return pg_strcasecmp(memory_nodes_setting, "embedded") == 0;
+}
+
+int
+settings_node_uris(const lb_uri **uris)
+{
+	*uris = node_uris;
+	return node_count;
+}
+
+static int
+max_pool_mb(void)
+{
+	if (max_remote_pool_size_mb >= 0)
+		return max_remote_pool_size_mb;
+	return settings_embedded() ? embedded_memory_mb : DEFAULT_EXTERNAL_POOL_MB;
+}
+
+/*
+ * 8 MB, as long as that makes no more than SLABS_WANTED slabs; then larger. Small slabs let a small pool be resized in
+ * small steps; few slabs keep the number of mappings and descriptors low. Pools under 8 MB have one of 2 or 4 MB.
+ */
+uint32
+settings_slab_pages(void)
+{
+	uint64 pages = (uint64) max_pool_mb() * PAGES_PER_MB;
+	uint32 slab = 8 * PAGES_PER_MB;
+
+	while (slab > LB_SLAB_PAGES_MIN && slab > pages)
+		slab /= 2;
+	while (slab < LB_SLAB_PAGES_MAX && pages / slab > SLABS_WANTED)
+		slab *= 2;
+	return slab;
+}
+
+uint32
+settings_max_pages(void)
+{
+	uint64 pages = (uint64) max_pool_mb() * PAGES_PER_MB;
+
+	return (uint32) (pages / settings_slab_pages() * settings_slab_pages());
+}
+
+uint32
+settings_wanted_pages(void)
+{
+	uint64 pages = (uint64) remote_pool_size_mb * PAGES_PER_MB;
+
+	if (remote_pool_size_mb < 0 || pages > settings_max_pages())
+		return settings_max_pages();
+	return (uint32) (pages / settings_slab_pages() * settings_slab_pages());
+}
+
+/* Parse a list of URIs into uris[MAX_NODES]; -1 with the check hook's error fields set when it is not one. */
+static int
+parse_node_list(const char *value, lb_uri *uris)
+{
+	char *copy = pstrdup(value);
+	List *elements;
+	ListCell *cell;
+	int count = 0;
+
+	if (!SplitGUCList(copy, ',', &elements) || elements == NIL)
+	{
+		GUC_check_errdetail("List syntax is invalid.");
+		return -1;
+	}
+	if (list_length(elements) > MAX_NODES)
+	{
+		GUC_check_errdetail("There are %d memory nodes; at most %d are supported.",
+							list_length(elements), MAX_NODES);
+		return -1;
+	}
+	foreach (cell, elements)
+	{
+		lb_status status;
+
+		if (!lb_uri_parse(lfirst(cell), false, &uris[count], &status))
+		{
+			GUC_check_errdetail("%s.", status.message);
+			GUC_check_errhint("Memory nodes are written as tcp://host:port or shm:///path/of/socket, separated by commas, or \"embedded\".");
+			return -1;
+		}
+		if (uris[count].transport == LB_TRANSPORT_RDMA)
+		{
+			GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
+			GUC_check_errdetail("This build of legobase has no RDMA data plane: \"%s\".", uris[count].text);
+			return -1;
+		}
+		for (int i = 0; i < count; i++)
+		{
+			if (strcmp(uris[i].text, uris[count].text) == 0)
+			{
+				GUC_check_errdetail("Memory node \"%s\" is listed twice.", uris[count].text);
+				return -1;
+			}
+		}
+		count++;
+	}
+	list_free(elements);
+	pfree(copy);
+	return count;
+}
+
+static bool
+check_memory_nodes(char **newval, void **extra, GucSource source)
+{
+	lb_uri *uris;
+	int count;
+
+	if (pg_strcasecmp(*newval, "embedded") == 0)
+		return true;
+	uris = palloc(sizeof(lb_uri) * MAX_NODES);
+	count = parse_node_list(*newval, uris);
+	pfree(uris);
+	return count > 0;
+}
+
+static void
+assign_memory_nodes(const char *newval, void *extra)
+{
+	node_count = pg_strcasecmp(newval, "embedded") == 0 ? 0 : parse_node_list(newval, node_uris);
+}
+
+#ifdef LB_FAULT_POINTS
+static char *fault_points_setting;
+
+static bool
+check_fault_points(char **newval, void **extra, GucSource source)
+{
+	lb_status status;
+
+	if (lb_fault_check(*newval, &status))
+		return true;
+	GUC_check_errdetail("%s.", status.message);
+	return false;
+}
+
+static void
+assign_fault_points(const char *newval, void *extra)
+{
+	lb_status status;
+
+	lb_fault_set(newval, &status);
+}
+#endif
+
+static void
+define_server_settings(void)
+{
+	DefineCustomStringVariable("legobase.memory_nodes",
+							   "Memory nodes that hold the remote buffer pool.",
+							   "A comma-separated list of tcp://host:port and shm:///path, or \"embedded\": the server starts one of its own on this host.",
+							   &memory_nodes_setting, "embedded", PGC_POSTMASTER, 0,
+							   check_memory_nodes, assign_memory_nodes, NULL);
+	DefineCustomIntVariable("legobase.embedded_memory",
+							"Memory of the embedded memory node.", NULL, &embedded_memory_mb, 128,
+							2, MAX_POOL_MB, PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("legobase.max_remote_pool_size",
+							"Largest size that the remote buffer pool can be given while the server runs.",
+							"The page directory is made for this size. -1: embedded_memory, or 1GB with memory nodes of one's own.",
+							&max_remote_pool_size_mb, -1, -1, MAX_POOL_MB, PGC_POSTMASTER, GUC_UNIT_MB, NULL,
+							NULL, NULL);
+	DefineCustomIntVariable("legobase.remote_pool_size",
+							"Size of the remote buffer pool.",
+							"At most max_remote_pool_size, which is also what -1 means. 0 stops the use of remote memory.",
+							&remote_pool_size_mb, -1, -1, MAX_POOL_MB, PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL,
+							NULL);
+	DefineCustomBoolVariable("legobase.take_over",
+							 "Attach to memory nodes even though another live server holds this instance.",
+							 "The other server is fenced off. For failover; leave it off otherwise.", &take_over,
+							 false, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("legobase.node_timeout",
+							"Time after which a memory node that does not answer is treated as lost.",
+							"A page read that takes a quarter of it goes to storage.", &node_timeout_ms, 1000,
+							20, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+void
+settings_define(void)
+{
+	define_server_settings();
+	DefineCustomBoolVariable("legobase.debug_compare",
+							 "Compare each page that comes from remote memory with the file.", NULL,
+							 &debug_compare, false, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("legobase.kernel_cache_reads",
+							 "Read a page from the operating system's cache where that is cheaper than remote memory.",
+							 "auto: for memory nodes that are slower than the cache.", &kernel_cache_reads,
+							 KERNEL_CACHE_READS_AUTO, kernel_cache_options, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("legobase.read_ahead_pages",
+							"Pages read ahead of a sequential scan from a memory node.",
+							"0 switches read-ahead off. Nodes reached through shared memory need none.",
+							&read_ahead_pages, 16, 0, LB_BATCH_MAX, PGC_USERSET, 0, NULL, NULL, NULL);
+#ifdef LB_FAULT_POINTS
+	DefineCustomStringVariable("legobase.fault_points",
+							   "Places in the code where this server is made to fail, for tests.", NULL,
+							   &fault_points_setting, "", PGC_SUSET, 0, check_fault_points,
+							   assign_fault_points, NULL);
+#endif
+	MarkGUCPrefixReserved("legobase");
+}

@@ -1,0 +1,49 @@
+/*
+ * settings.h
+ *	  The configuration parameters legobase.*
+ */
+#ifndef LEGOBASE_SETTINGS_H
+#define LEGOBASE_SETTINGS_H
+
+#include "lb_uri.h"
+
+#define MAX_NODES 32			/* memory nodes one server can use */
+
+typedef enum KernelCacheReads
+{
+	KERNEL_CACHE_READS_OFF,
+	KERNEL_CACHE_READS_AUTO
+} KernelCacheReads;
+
+/* Fixed at server start */
+extern char *memory_nodes_setting;
+extern int embedded_memory_mb;
+extern int max_remote_pool_size_mb; /* as set: -1 means "by the kind of node" */
+extern bool take_over;
+
+/* Changed by reload */
+extern int remote_pool_size_mb; /* as set: -1 means "the maximum" */
+extern int node_timeout_ms;
+
+/* Per session */
+extern bool debug_compare;
+extern int kernel_cache_reads;	/* KernelCacheReads */
+extern int read_ahead_pages;
+
+/* Define all parameters and reserve the prefix. Once, from _PG_init; needs shared_preload_libraries. */
+extern void settings_define(void);
+
+/* Is the memory node started by the extension itself? */
+extern bool settings_embedded(void);
+
+/* The pages that the directory has room for, and those wanted just now; multiples of the slab size. */
+extern uint32 settings_max_pages(void);
+extern uint32 settings_wanted_pages(void);
+
+/* Pages in a slab: the same for all nodes; see settings.c for how it is chosen. */
+extern uint32 settings_slab_pages(void);
+
+/* The parsed memory_nodes; how many. In embedded mode 0. */
+extern int settings_node_uris(const lb_uri **uris);
+
+#endif							/* LEGOBASE_SETTINGS_H */
