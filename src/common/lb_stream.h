@@ -9,7 +9,7 @@
  * Memory: the input buffer starts small and grows to the size of the frame that is being received, never beyond
  * LB_HEADER_SIZE + LB_BODY_MAX + LB_BULK_MAX, and only after the header was checked; it shrinks again when idle, so that
  * a thousand idle connections cost little. The output queue is limited by output_limit: a peer that does not read is
- * a reason to close, not to grow.
+ * a reason to close, not to grow (lb_stream_send then fails with LB_TIMEOUT).
  */
 #ifndef LB_STREAM_H
 #define LB_STREAM_H
@@ -47,9 +47,9 @@ extern bool lb_stream_flush(lb_stream *stream, lb_status *status);
 extern bool lb_stream_wants_write(const lb_stream *stream);
 
 /*
- * Receive what is there. LB_CLOSED at end of file. At most one frame is read ahead beyond those already complete, so
- * a peer can't make the buffer grow. accept_bulk: the largest bulk this side takes at this moment (0 before a session
- * is accepted).
+ * Receive what is there. LB_CLOSED at end of file. While a complete frame waits to be taken nothing is received, so a
+ * peer can't make the buffer grow: call lb_stream_next until it returns 0 before waiting for the socket again.
+ * accept_bulk: the largest bulk this side takes at this moment (0 before a session is accepted).
  */
 extern bool lb_stream_fill(lb_stream *stream, size_t accept_bulk, lb_status *status);
 
