@@ -49,13 +49,13 @@ lb_as_server()
 {
 	if [ "$EUID" -eq 0 ]; then
 		(
-			cd "${lb_work:-/}"
+			cd "${lb_work:-/}" || exit
 			exec setpriv --reuid="$lb_user" --regid="$(id -g "$lb_user")" --init-groups \
 				env HOME="${lb_work:-/}" USER="$lb_user" LOGNAME="$lb_user" "$@"
 		)
 	else
 		(
-			cd "${lb_work:-/}"
+			cd "${lb_work:-/}" || exit
 			exec "$@"
 		)
 	fi
@@ -67,6 +67,7 @@ lb_find_postgres()
 	lb_pg_config=${LEGOBASE_PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 	[ -x "$lb_pg_config" ] || lb_die "$lb_pg_config not found: install postgresql-15 and postgresql-server-dev-15"
 	lb_bindir=$("$lb_pg_config" --bindir)
+	# shellcheck disable=SC2034 # for the scripts that source this
 	lb_pgxs_top=$(cd "$(dirname "$("$lb_pg_config" --pgxs)")/../.." && pwd)
 	lb_memnode=$lb_bindir/legobase-memnode
 	export PATH="$lb_bindir:$PATH" PG_CONFIG="$lb_pg_config"
@@ -217,6 +218,7 @@ lb_node_start()
 	out=$lb_work/$name.out
 	lb_as_server rm -f "$out" "$lb_work/$name.pid"
 	# The shell that becomes the memory node leaves its pid; setsid keeps a Ctrl-C in the terminal away from it.
+	# shellcheck disable=SC2016 # expanded by the inner shell
 	lb_in_cgroup "$group" setsid sh -c 'echo $$ >"$1"; shift; exec "$@"' sh "$lb_work/$name.pid" \
 		"$lb_memnode" --listen "$uri" --memory "${memory}MB" >"$out" 2>"$lb_work/$name.log" </dev/null &
 	for ((tries = 0; tries < 300; tries++)); do
@@ -256,7 +258,7 @@ lb_node_stop()
 # The folder of the memory controller's root, version 1 or 2; fails where cgroups can't limit memory.
 lb_cgroup_root()
 {
-	if [ -f /sys/fs/cgroup/memory/memory.limit_in_bytes ] || [ -d /sys/fs/cgroup/memory ]; then
+	if [ -f /sys/fs/cgroup/memory/memory.usage_in_bytes ]; then
 		echo /sys/fs/cgroup/memory
 	elif grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null; then
 		echo /sys/fs/cgroup
@@ -323,6 +325,7 @@ lb_in_cgroup()
 		lb_as_server "$@"
 		return
 	fi
+	# shellcheck disable=SC2016 # expanded by the inner shell
 	lb_as_root sh -c '
 		echo $$ >"$1/cgroup.procs" || exit 1
 		cd "$2" || exit 1
