@@ -9,8 +9,8 @@
  * page's checksum itself.
  *
  * A connection belongs to one process and is used by one thread. Batches complete in the order of their submission.
- * After a failure other than LB_TIMEOUT of connect, the connection must be closed; closing abandons all batches, and
- * nothing is written to their destinations afterwards.
+ * After any failure, also LB_TIMEOUT and LB_CANCELLED, the connection must be closed; closing abandons all batches, and
+ * nothing is written to their destinations afterwards. What a destination has when its batch failed is undefined.
  */
 #ifndef LB_DATA_PLANE_H
 #define LB_DATA_PLANE_H
@@ -32,11 +32,15 @@ typedef struct lb_data_plane lb_data_plane;
 typedef struct lb_data_plane_ops
 {
 	const char *name;			/* "shm", "tcp", "rdma" */
+	size_t size;				/* of the implementation's connection, which begins with an lb_data_plane */
 
 	/* Does a page read ahead of time save anything? Not where a read is a copy within this machine's memory. */
 	bool read_ahead_helps;
 
-	/* See the wrappers below. */
+	/*
+	 * See the wrappers below. connect gets the memory with its head filled in and the rest zero; if it fails it leaves
+	 * nothing open. close frees the memory.
+	 */
 	bool (*connect) (lb_data_plane *plane, const lb_address *address, const lb_hello *hello,
 					 uint64_t deadline_ns, lb_status *status);
 	bool (*submit) (lb_data_plane *plane, const lb_read_target *targets, int count, uint64_t deadline_ns,
@@ -67,7 +71,8 @@ struct lb_data_plane
 #define LB_BATCHES_MAX 8		/* batches under way on one connection; submit waits for the oldest beyond that */
 
 /*
- * Connect as LB_ROLE_BACKEND and wait for the WELCOME. Allocates with malloc. Null with a status: LB_REFUSED if the node
+ * Connect as LB_ROLE_BACKEND and wait for the WELCOME. Of the hello the identity, epoch and token are used; role,
+ * versions and page size are this build's. Allocates with malloc. Null with a status: LB_REFUSED if the node
  * answered with an ERROR, LB_TIMEOUT, LB_SYSTEM and so on.
  */
 extern lb_data_plane *lb_data_plane_connect(lb_transport transport, const lb_address *address,

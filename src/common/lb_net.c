@@ -359,3 +359,22 @@ lb_net_connect(const lb_address *address, uint64_t deadline_ns, lb_status *statu
 		return give_up(fd);
 	}
 }
+
+bool
+lb_net_fail_transfer(lb_status *status, const char *what)
+{
+	switch (errno)
+	{
+		case EPIPE:
+		case ECONNRESET:
+			return lb_fail(status, LB_CLOSED, "the peer closed the connection");
+		case ETIMEDOUT:
+		case EHOSTUNREACH:
+		case ENETUNREACH:
+			lb_fail_errno(status, "the connection was lost");
+			status->code = LB_CLOSED;
+			return false;
+		default:
+			return lb_fail_errno(status, "could not %s", what);
+	}
+}

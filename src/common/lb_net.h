@@ -37,4 +37,10 @@ extern bool lb_net_connected(int fd, lb_status *status);
 /* Connect within the time limit (a deadline of lb_now_ns); the descriptor is left non-blocking. -1: failed. */
 extern int lb_net_connect(const lb_address *address, uint64_t deadline_ns, lb_status *status);
 
+/*
+ * After a send or receive that failed with errno ("send" or "receive" is the what of the message): LB_CLOSED if the peer
+ * or the way to it is gone, else LB_SYSTEM. False, like lb_fail.
+ */
+extern bool lb_net_fail_transfer(lb_status *status, const char *what);
+
 #endif							/* LB_NET_H */

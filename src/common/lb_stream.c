@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "lb_net.h"
 #include "lb_stream.h"
 
 #define INPUT_SMALL 4096 /* bytes: enough for every frame without bulk that is sent often */
@@ -101,15 +102,6 @@ lb_stream_wants_write(const lb_stream *stream)
 	return stream->out_end > stream->out_begin;
 }
 
-/* Did the peer go away, as opposed to: did a system call fail? */
-static bool
-fail_transfer(lb_status *status, const char *what)
-{
-	if (errno == EPIPE || errno == ECONNRESET)
-		return lb_fail(status, LB_CLOSED, "the peer closed the connection");
-	return lb_fail_errno(status, "could not %s", what);
-}
-
 /* One sendmsg. The number of bytes taken, 0 if the socket is full or still connecting, -1 with a status. */
 static ssize_t
 send_pieces(int fd, struct iovec *pieces, size_t count, int pass_fd, lb_status *status)
@@ -142,7 +134,7 @@ send_pieces(int fd, struct iovec *pieces, size_t count, int pass_fd, lb_status *
 		return sent;
 	if (errno == EAGAIN || errno == EWOULDBLOCK)
 		return 0;
-	fail_transfer(status, "send");
+	lb_net_fail_transfer(status, "send");
 	return -1;
 }
 
@@ -406,7 +398,7 @@ receive(lb_stream *stream, size_t room, lb_status *status)
 	{
 		if (errno == EAGAIN || errno == EWOULDBLOCK)
 			return 0;
-		fail_transfer(status, "receive");
+		lb_net_fail_transfer(status, "receive");
 		return -1;
 	}
 	if (received == 0)
