@@ -1,0 +1,394 @@
+/*
+ * node_table.c
+ *	  The memory nodes, as all processes of the server see them.
+ *
+ * A node's spinlock protects everything that says who the node is and how it does. State and session are atomics as well,
+ * because every page read looks at them: they are written with the lock held and read without. Nothing may raise while a
+ * spinlock is held, so strings are copied only between arrays of fixed size.
+ *
+ * Figures that every read adds to lie on cache lines of their own, in several stripes, like those of stats.c.
+ */
+#include "postgres.h"
+
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "storage/spin.h"
+
+#include "embedded_node.h"
+#include "lb_clock.h"
+#include "node_table.h"
+
+#define STRIPES 8
+
+#define PROBE_INTERVAL_NS UINT64_C(1000000000)
+
+/* The least that anything is taken to cost: averages must stay large enough to be cut into eighths. */
+#define COST_MIN_NS 64
+
+typedef struct NodeStripe
+{
+	pg_atomic_uint64 reads;
+	pg_atomic_uint64 latency[LB_HISTOGRAM_BUCKETS];
+} NodeStripe;
+
+#define STRIPE_SIZE TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(NodeStripe))
+
+typedef struct NodeEntry
+{
+	/* Read for each page; written when the node's state changes. */
+	pg_atomic_uint32 state;
+	pg_atomic_uint32 session; /* 0 unless up or suspect */
+	slock_t lock;
+	lb_address address;
+	lb_hello hello;
+	uint64 incarnation; /* 0 if it was never attached */
+	uint64 capacity_pages;
+	char last_error[NODE_ERROR_MAX];
+
+	/* Written by reads. */
+	char pad[PG_CACHE_LINE_SIZE];
+	pg_atomic_uint32 read_cost;
+	pg_atomic_uint64 last_probe_ns;
+	pg_atomic_uint64 pushes;
+} NodeEntry;
+
+#define NODE_OFFSET_OF_STRIPES TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(NodeEntry))
+#define NODE_SIZE (NODE_OFFSET_OF_STRIPES + STRIPES * STRIPE_SIZE)
+
+typedef struct NodeTable
+{
+	pg_atomic_uint32 sessions; /* the highest session number given out */
+	pg_atomic_uint32 unmap_counter;
+	char pad[PG_CACHE_LINE_SIZE];
+	pg_atomic_uint32 storage_cost;
+	pg_atomic_uint32 kernel_cache_cost;
+} NodeTable;
+
+#define TABLE_OFFSET_OF_NODES TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(NodeTable))
+
+/* The same in all processes: fixed at server start, and inherited. */
+static NodeTable *table;
+static const lb_uri *node_uris;
+static int node_count;
+
+static inline NodeEntry *
+node_at(int node)
+{
+	Assert(node >= 0 && node < node_count);
+	return (NodeEntry *) ((char *) table + TABLE_OFFSET_OF_NODES + node * NODE_SIZE);
+}
+
+static inline NodeStripe *
+stripe_at(NodeEntry *entry, int stripe)
+{
+	return (NodeStripe *) ((char *) entry + NODE_OFFSET_OF_STRIPES + stripe * STRIPE_SIZE);
+}
+
+static int
+configured_nodes(const lb_uri **uris)
+{
+	if (settings_embedded())
+	{
+		*uris = embedded_node_uri();
+		return 1;
+	}
+	return settings_node_uris(uris);
+}
+
+Size
+NodeTableShmemSize(void)
+{
+	const lb_uri *uris;
+
+	return TABLE_OFFSET_OF_NODES + configured_nodes(&uris) * NODE_SIZE;
+}
+
+static void
+init_node(NodeEntry *entry)
+{
+	memset(entry, 0, sizeof(NodeEntry));
+	pg_atomic_init_u32(&entry->state, NODE_DOWN);
+	pg_atomic_init_u32(&entry->session, 0);
+	SpinLockInit(&entry->lock);
+	pg_atomic_init_u32(&entry->read_cost, 0);
+	pg_atomic_init_u64(&entry->last_probe_ns, 0);
+	pg_atomic_init_u64(&entry->pushes, 0);
+	for (int i = 0; i < STRIPES; i++)
+	{
+		NodeStripe *stripe = stripe_at(entry, i);
+
+		pg_atomic_init_u64(&stripe->reads, 0);
+		for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
+			pg_atomic_init_u64(&stripe->latency[bucket], 0);
+	}
+}
+
+void
+NodeTableShmemInit(void)
+{
+	bool found;
+
+	node_count = configured_nodes(&node_uris);
+	table = ShmemInitStruct("legobase memory nodes", NodeTableShmemSize(), &found);
+	if (found)
+		return;
+
+	pg_atomic_init_u32(&table->sessions, 0);
+	pg_atomic_init_u32(&table->unmap_counter, 0);
+	pg_atomic_init_u32(&table->storage_cost, 0);
+	pg_atomic_init_u32(&table->kernel_cache_cost, 0);
+	for (int node = 0; node < node_count; node++)
+		init_node(node_at(node));
+}
+
+int
+NodeTableCount(void)
+{
+	return node_count;
+}
+
+const char *
+NodeTableUri(int node)
+{
+	Assert(node >= 0 && node < node_count);
+	return node_uris[node].text;
+}
+
+lb_transport
+NodeTableTransport(int node)
+{
+	Assert(node >= 0 && node < node_count);
+	return node_uris[node].transport;
+}
+
+NodeState
+NodeTableState(int node)
+{
+	return (NodeState) pg_atomic_read_u32(&node_at(node)->state);
+}
+
+uint32
+NodeTableSessionNumber(int node)
+{
+	return pg_atomic_read_u32(&node_at(node)->session);
+}
+
+bool
+NodeTableSession(int node, NodeSession *session)
+{
+	NodeEntry *entry = node_at(node);
+	bool up;
+
+	SpinLockAcquire(&entry->lock);
+	up = pg_atomic_read_u32(&entry->state) == NODE_UP;
+	if (up)
+	{
+		session->session = pg_atomic_read_u32(&entry->session);
+		session->address = entry->address;
+		session->hello = entry->hello;
+	}
+	SpinLockRelease(&entry->lock);
+
+	session->transport = NodeTableTransport(node);
+	return up;
+}
+
+void
+NodeTableSetUp(int node, const lb_address *address, const lb_hello *backend_hello,
+			   const lb_welcome *welcome)
+{
+	NodeEntry *entry = node_at(node);
+	uint32 session = pg_atomic_add_fetch_u32(&table->sessions, 1);
+
+	SpinLockAcquire(&entry->lock);
+	entry->address = *address;
+	entry->hello = *backend_hello;
+	entry->incarnation = welcome->incarnation;
+	entry->capacity_pages = welcome->capacity_pages;
+	pg_atomic_write_u32(&entry->session, session);
+	pg_atomic_write_u32(&entry->state, NODE_UP);
+	SpinLockRelease(&entry->lock);
+
+	/* What an earlier session cost says nothing about this one: the node may be on another machine now. */
+	pg_atomic_write_u32(&entry->read_cost, 0);
+}
+
+void
+NodeTableSetState(int node, NodeState state)
+{
+	NodeEntry *entry = node_at(node);
+
+	SpinLockAcquire(&entry->lock);
+	if (state == NODE_DOWN || state == NODE_LOST)
+		pg_atomic_write_u32(&entry->session, 0);
+	pg_atomic_write_u32(&entry->state, state);
+	SpinLockRelease(&entry->lock);
+}
+
+void
+NodeTableSetError(int node, const char *error)
+{
+	NodeEntry *entry = node_at(node);
+	char text[NODE_ERROR_MAX];
+
+	strlcpy(text, error, sizeof(text));
+	SpinLockAcquire(&entry->lock);
+	memcpy(entry->last_error, text, sizeof(text));
+	SpinLockRelease(&entry->lock);
+}
+
+/* The session is compared under the lock: an old connection's trouble must not be held against a new session. */
+bool
+NodeTableSuspect(int node, uint32 session)
+{
+	NodeEntry *entry = node_at(node);
+	bool news;
+
+	SpinLockAcquire(&entry->lock);
+	news = pg_atomic_read_u32(&entry->session) == session &&
+		   pg_atomic_read_u32(&entry->state) == NODE_UP;
+	if (news)
+		pg_atomic_write_u32(&entry->state, NODE_SUSPECT);
+	SpinLockRelease(&entry->lock);
+	return news;
+}
+
+/*
+ * Moving average over about eight samples. A sample counts for at most four times the average, so that one read that was
+ * held up (the process had to wait for a processor, say) does not make a fast node look slow. Small changes are not
+ * stored: all processes read the average for each page, and would have to fetch its cache line each time.
+ */
+static void
+note_cost(pg_atomic_uint32 *cost, uint64 elapsed_ns)
+{
+	int64 average = pg_atomic_read_u32(cost);
+	int64 sample = Max(COST_MIN_NS, Min(elapsed_ns, (uint64) PG_INT32_MAX));
+	int64 change;
+
+	if (average == 0)
+	{
+		pg_atomic_write_u32(cost, (uint32) sample);
+		return;
+	}
+	change = (Min(sample, 4 * average) - average) / 8;
+	if (Abs(change) > average / 64)
+		pg_atomic_write_u32(cost, (uint32) Min(average + change, PG_INT32_MAX));
+}
+
+void
+NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns)
+{
+	NodeEntry *entry = node_at(node);
+	NodeStripe *stripe = stripe_at(entry, MyProc == NULL ? 0 : MyProc->pgprocno % STRIPES);
+
+	pg_atomic_fetch_add_u64(&stripe->reads, pages);
+	pg_atomic_fetch_add_u64(&stripe->latency[lb_histogram_bucket(elapsed_ns)], 1);
+	note_cost(&entry->read_cost, elapsed_ns / Max(pages, 1));
+}
+
+void
+NodeTableCountPushes(int node, uint32 pages)
+{
+	pg_atomic_fetch_add_u64(&node_at(node)->pushes, pages);
+}
+
+void
+NodeTableResetStats(void)
+{
+	for (int node = 0; node < node_count; node++)
+	{
+		NodeEntry *entry = node_at(node);
+
+		pg_atomic_write_u64(&entry->pushes, 0);
+		for (int i = 0; i < STRIPES; i++)
+		{
+			NodeStripe *stripe = stripe_at(entry, i);
+
+			pg_atomic_write_u64(&stripe->reads, 0);
+			for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
+				pg_atomic_write_u64(&stripe->latency[bucket], 0);
+		}
+	}
+}
+
+void
+NodeTableGetRow(int node, NodeRow *row)
+{
+	NodeEntry *entry = node_at(node);
+
+	memset(row, 0, sizeof(NodeRow));
+	strlcpy(row->uri, NodeTableUri(node), sizeof(row->uri));
+	row->transport = NodeTableTransport(node);
+
+	SpinLockAcquire(&entry->lock);
+	row->state = (NodeState) pg_atomic_read_u32(&entry->state);
+	row->incarnation = entry->incarnation;
+	row->capacity_pages = entry->capacity_pages;
+	memcpy(row->last_error, entry->last_error, sizeof(row->last_error));
+	SpinLockRelease(&entry->lock);
+
+	row->pushes = pg_atomic_read_u64(&entry->pushes);
+	for (int i = 0; i < STRIPES; i++)
+	{
+		NodeStripe *stripe = stripe_at(entry, i);
+
+		row->reads += pg_atomic_read_u64(&stripe->reads);
+		for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
+			row->latency[bucket] += pg_atomic_read_u64(&stripe->latency[bucket]);
+	}
+}
+
+uint32
+NodeTableReadCost(int node)
+{
+	return pg_atomic_read_u32(&node_at(node)->read_cost);
+}
+
+uint32
+NodeTableStorageCost(void)
+{
+	return pg_atomic_read_u32(&table->storage_cost);
+}
+
+uint32
+NodeTableKernelCacheCost(void)
+{
+	return pg_atomic_read_u32(&table->kernel_cache_cost);
+}
+
+void
+NodeTableNoteStorageRead(uint64 elapsed_ns)
+{
+	note_cost(&table->storage_cost, elapsed_ns);
+}
+
+void
+NodeTableNoteKernelCacheRead(uint64 elapsed_ns)
+{
+	note_cost(&table->kernel_cache_cost, elapsed_ns);
+}
+
+bool
+NodeTableMayProbe(int node)
+{
+	NodeEntry *entry = node_at(node);
+	uint64 now = lb_now_ns();
+	uint64 last = pg_atomic_read_u64(&entry->last_probe_ns);
+
+	/* Another process may have stored a time after ours was taken. */
+	if (now < last || now - last < PROBE_INTERVAL_NS)
+		return false;
+	return pg_atomic_compare_exchange_u64(&entry->last_probe_ns, &last, now);
+}
+
+uint32
+NodeTableUnmapCounter(void)
+{
+	return pg_atomic_read_u32(&table->unmap_counter);
+}
+
+void
+NodeTableAskUnmap(void)
+{
+	pg_atomic_fetch_add_u32(&table->unmap_counter, 1);
+}
