@@ -1,0 +1,495 @@
+# Helpers for whole-system tests: clusters with legobase, the remote pool's figures, and waiting for what shall happen.
+#
+# A test makes clusters with legobase_cluster() and memory nodes with LegoBase::Memnode. Whatever was started through
+# these is ended when the test ends.
+
+package LegoBase;
+
+use strict;
+use warnings;
+
+use Carp;
+use Cwd qw(abs_path);
+use Exporter 'import';
+use File::Basename qw(dirname);
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+use LegoBase::Memnode;
+
+our @EXPORT = qw(
+  $source_tree
+  wait_for alive processes_below
+  legobase_cluster cluster_settings set_and_reload start_with_options start_stock start_legobase crash_by
+  summary node_rows up_nodes wait_for_nodes wait_for_pool
+  make_filler fill_buffers settle make_remote pages_of relation_key remote_pages
+  install_file_comparison differing_blocks
+  embedded_node_pid server_process pids_by_name
+  amcheck_clean in_background finish_background
+  count_log_lines has_fault_points
+);
+
+our $source_tree = abs_path(dirname(__FILE__) . '/../..');
+
+my @clusters;
+my @children;
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+# Ask until the answer is true, at most $limit seconds. Returns the answer; false, with a diagnostic, at the limit.
+sub wait_for
+{
+	my ($what, $limit, $ask) = @_;
+	my $deadline = time + $limit;
+
+	while (1)
+	{
+		my $answer = $ask->();
+		return $answer if $answer;
+		if (time > $deadline)
+		{
+			diag("waited $limit s in vain: $what");
+			return 0;
+		}
+		usleep(20_000);
+	}
+}
+
+# Does the process exist, other than as a zombie?
+sub alive
+{
+	my ($pid) = @_;
+
+	open(my $stat, '<', "/proc/$pid/stat") or return 0;
+	my $line = <$stat>;
+	return defined $line && $line !~ /\) Z /;
+}
+
+# --- clusters --------------------------------------------------------------------------------------------------------
+
+# Make, configure and start a cluster. Parameters:
+#	nodes     undef: an embedded memory node; else the URIs, or LegoBase::Memnode objects, in an array
+#	stock     true: without legobase
+#	conf      more lines for postgresql.conf
+#	init      parameters for PostgreSQL::Test::Cluster->init
+#	start     false: don't start
+# Local memory is tiny (128 buffers), so that nearly every page in use is in remote memory.
+sub legobase_cluster
+{
+	my ($name, %params) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(allows_streaming => 1, extra => ['--no-locale', '-E', 'UTF8'], %{ $params{init} // {} });
+	$node->append_conf('postgresql.conf', cluster_settings(%params));
+	return started($node, %params);
+}
+
+sub started
+{
+	my ($node, %params) = @_;
+
+	push @clusters, $node;
+	return $node if exists $params{start} && !$params{start};
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION legobase') unless $params{stock};
+	wait_for_nodes($node) unless $params{stock};
+	return $node;
+}
+
+sub cluster_settings
+{
+	my (%params) = @_;
+	my @lines = (
+		'shared_buffers = 1MB', 'max_connections = 60',
+		'autovacuum = off', 'log_statement = none', 'log_min_messages = log',
+		'checkpoint_timeout = 1h', 'max_wal_size = 1GB', 'restart_after_crash = on');
+
+	if (!$params{stock})
+	{
+		push @lines, "shared_preload_libraries = 'legobase'", 'legobase.kernel_cache_reads = off',
+		  'legobase.embedded_memory = 64MB', 'legobase.max_remote_pool_size = 64MB';
+	}
+	push @lines, "legobase.memory_nodes = '" . join(',', map { "$_" } @{ $params{nodes} }) . "'"
+	  if $params{nodes};
+	push @lines, $params{conf} if defined $params{conf};
+	return join("\n", @lines) . "\n";
+}
+
+# ALTER SYSTEM SET each, reload, and wait until a new session sees them.
+sub set_and_reload
+{
+	my ($node, %settings) = @_;
+
+	$node->safe_psql('postgres', "ALTER SYSTEM SET $_ = '$settings{$_}'") foreach sort keys %settings;
+	$node->reload;
+	foreach my $name (sort keys %settings)
+	{
+		# current_setting shows units: compare with what the server makes of the same text
+		wait_for(
+			"$name = $settings{$name}",
+			20,
+			sub {
+				$node->safe_psql('postgres',
+					"SELECT count(*) FROM pg_file_settings f JOIN pg_settings s USING (name)
+					 WHERE f.name = '$name' AND f.sourcefile LIKE '%auto.conf' AND f.applied
+					   AND pg_conf_load_time() >= (pg_stat_file('postgresql.auto.conf')).modification") eq '1';
+			});
+	}
+	return;
+}
+
+# Start with more command-line options for the server, as pg_ctl -o takes them.
+sub start_with_options
+{
+	my ($node, $options) = @_;
+
+	PostgreSQL::Test::Utils::system_or_bail('pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, '-o',
+		$options, 'start');
+	$node->_update_pid(1);
+	return;
+}
+
+# Start the same data directory under a server without legobase, and with it again.
+sub start_stock
+{
+	my ($node) = @_;
+
+	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
+	$node->start;
+	return;
+}
+
+sub start_legobase
+{
+	my ($node) = @_;
+
+	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "'legobase'");
+	$node->start;
+	wait_for_nodes($node);
+	return;
+}
+
+# Kill a process of the server with SIGKILL and wait until the server has restarted itself.
+sub crash_by
+{
+	my ($node, $pid) = @_;
+	my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
+	my $before = count_log_lines($node, qr/database system is ready to accept/);
+
+	kill 'KILL', $pid;
+	return wait_for('the server has restarted itself', 60,
+		sub { count_log_lines($node, qr/database system is ready to accept/) > $before });
+}
+
+# --- the remote pool -------------------------------------------------------------------------------------------------
+
+sub rows_of
+{
+	my ($node, $view) = @_;
+	my $json = $node->safe_psql('postgres', "SELECT coalesce(json_agg(v), '[]') FROM $view v");
+
+	return decode_json($json);
+}
+
+# legobase_summary as a hash
+sub summary
+{
+	my ($node) = @_;
+
+	return rows_of($node, 'legobase_summary')->[0];
+}
+
+# legobase_nodes as an array of hashes
+sub node_rows
+{
+	my ($node) = @_;
+
+	return [ sort { $a->{node_id} <=> $b->{node_id} } @{ rows_of($node, 'legobase_nodes') } ];
+}
+
+sub up_nodes
+{
+	my ($node) = @_;
+
+	return summary($node)->{nodes_up};
+}
+
+# Wait until all nodes are up and have granted memory.
+sub wait_for_nodes
+{
+	my ($node, $limit) = @_;
+
+	return wait_for(
+		'all memory nodes are up',
+		$limit // 20,
+		sub {
+			my $s = summary($node);
+			return $s->{nodes_total} > 0 && $s->{nodes_up} == $s->{nodes_total} && $s->{pool_pages} > 0;
+		});
+}
+
+# Wait until the pool has a size that satisfies the test.
+sub wait_for_pool
+{
+	my ($node, $what, $limit, $test) = @_;
+
+	return wait_for($what, $limit, sub { $test->(summary($node)->{pool_pages}) });
+}
+
+# A table large enough to push everything else out of shared_buffers, and what is needed to compare with files.
+sub make_filler
+{
+	my ($node) = @_;
+
+	$node->safe_psql(
+		'postgres', q{
+		CREATE EXTENSION pg_prewarm;
+		CREATE TABLE filler (pad text) WITH (fillfactor = 10);
+		INSERT INTO filler SELECT repeat('f', 700) FROM generate_series(1, 400);
+	});
+	return;
+}
+
+# Push everything else out of shared_buffers: several passes, because the clock counts usage down.
+sub fill_buffers
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', "SELECT pg_prewarm('filler', 'buffer') FROM generate_series(1, 5)");
+	return;
+}
+
+# Wait until all is written and all pushes have ended.
+sub settle
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres',
+		$node->safe_psql('postgres', 'SELECT pg_is_in_recovery()') eq 't'
+		? 'SELECT legobase_drain()'
+		: 'CHECKPOINT; SELECT legobase_drain()');
+	return;
+}
+
+# Bring all pages in use out of shared_buffers, into remote memory.
+sub make_remote
+{
+	my ($node) = @_;
+
+	settle($node);
+	fill_buffers($node);
+	settle($node);
+	return;
+}
+
+# What a relation's pages are known by: "database relfilenode".
+sub relation_key
+{
+	my ($node, $db, $relation) = @_;
+
+	return $node->safe_psql($db,
+		"SELECT (SELECT oid FROM pg_database WHERE datname = current_database()) || ' ' || pg_relation_filenode('$relation')");
+}
+
+# How many pages of this key are in remote memory; with a fork and a first block, only those from there on.
+sub pages_of
+{
+	my ($node, $key, $fork, $first) = @_;
+	my ($database, $relfilenode) = split ' ', $key;
+	my $where = "reldatabase = $database";
+
+	$where .= " AND relfilenode = $relfilenode" if defined $relfilenode;
+	$where .= " AND relforknumber = $fork" if defined $fork;
+	$where .= " AND relblocknumber >= $first" if defined $first;
+	return $node->safe_psql('postgres', "SELECT count(*) FROM legobase_pages WHERE $where");
+}
+
+sub remote_pages
+{
+	my ($node, $db, $relation) = @_;
+
+	return pages_of($node, relation_key($node, $db, $relation));
+}
+
+# --- comparing with files --------------------------------------------------------------------------------------------
+
+# What the server reads as a page must be what is in the file, once all is written: true for every page of every relation
+# of the tests, whatever they did.
+sub install_file_comparison
+{
+	my ($node, $db) = @_;
+
+	$node->safe_psql(
+		$db, q{
+		CREATE EXTENSION IF NOT EXISTS pageinspect;
+		CREATE FUNCTION differing_blocks() RETURNS SETOF text LANGUAGE plpgsql AS $$
+		DECLARE
+			rel record;
+			suffix text;
+		BEGIN
+			FOR rel IN SELECT c.oid, c.oid::regclass::text AS name, pg_relation_filepath(c.oid) AS path, fork
+				FROM pg_class c, unnest(ARRAY['main', 'fsm', 'vm', 'init']) fork
+				WHERE c.oid >= 16384 AND c.relkind IN ('r', 'i', 't', 'm', 'S') AND c.relpersistence <> 't'
+			LOOP
+				suffix := CASE WHEN rel.fork = 'main' THEN '' ELSE '_' || rel.fork END;
+				RETURN QUERY SELECT format('%s %s %s', rel.name, rel.fork, block)
+					FROM generate_series(0, pg_relation_size(rel.oid, rel.fork) / 8192 - 1) block
+					WHERE get_raw_page(rel.name, rel.fork, block)
+						<> pg_read_binary_file(rel.path || suffix, block * 8192, 8192);
+			END LOOP;
+		END $$;
+	});
+	return;
+}
+
+# Pages that differ between what the server reads and the file, as text; empty if all is well. Reads all of them from
+# remote memory where they are there.
+sub differing_blocks
+{
+	my ($node, $db) = @_;
+
+	make_remote($node);
+	return $node->safe_psql($db, 'SELECT * FROM differing_blocks() LIMIT 20');
+}
+
+sub amcheck_clean
+{
+	my ($node, $what, @databases) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	foreach my $db (@databases ? @databases : ('postgres'))
+	{
+		my ($out, $err) = ('', '');
+		my $ok = IPC::Run::run [
+			'pg_amcheck', '--heapallindexed', '--install-missing', '-h', $node->host, '-p', $node->port, $db
+		  ],
+		  '>', \$out, '2>', \$err;
+
+		ok($ok, "$what: pg_amcheck finds nothing in $db") or diag("$out\n$err");
+	}
+	return;
+}
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+sub slurp_proc
+{
+	my ($path) = @_;
+
+	open(my $file, '<', $path) or return '';
+	local $/;
+	return <$file> // '';
+}
+
+sub pids_by_name
+{
+	my ($pattern) = @_;
+	my @pids;
+
+	foreach my $path (glob '/proc/[0-9]*/cmdline')
+	{
+		my $line = slurp_proc($path) =~ tr/\0/ /r;
+		push @pids, $1 if $line =~ $pattern && $path =~ m{/proc/(\d+)/};
+	}
+	return @pids;
+}
+
+# The embedded memory node of a cluster: by its working folder or its arguments. Undefined if there is none.
+sub embedded_node_pid
+{
+	my ($node) = @_;
+	my $data = $node->data_dir;
+
+	foreach my $pid (pids_by_name(qr{legobase-memnode}))
+	{
+		my $cwd = readlink("/proc/$pid/cwd") // '';
+		return $pid if $cwd eq $data || index($cwd, "$data/") == 0;
+		return $pid if index(slurp_proc("/proc/$pid/cmdline"), $data) >= 0;
+	}
+	return;
+}
+
+# The pid of a server process by its title, such as "checkpointer".
+sub server_process
+{
+	my ($node, $title) = @_;
+	my $postmaster = $node->{_pid};
+
+	foreach my $pid (pids_by_name(qr{^postgres: .*\b\Q$title\E\b}))
+	{
+		return $pid if slurp_proc("/proc/$pid/stat") =~ /\) \S $postmaster /;
+	}
+	return;
+}
+
+# Run code in a child process; finish_background() returns its exit status (0: it returned true).
+sub in_background
+{
+	my ($code) = @_;
+	my $pid = fork // croak "fork: $!";
+
+	if ($pid == 0)
+	{
+		# not this process's tests, and not its clean-up
+		my $ok = eval { $code->() };
+		print STDERR "background: $@" if $@;
+		require POSIX;
+		POSIX::_exit($ok ? 0 : 1);
+	}
+	push @children, $pid;
+	return $pid;
+}
+
+sub finish_background
+{
+	my ($pid) = @_;
+
+	waitpid($pid, 0);
+	my $status = $?;
+	@children = grep { $_ != $pid } @children;
+	return $status;
+}
+
+sub count_log_lines
+{
+	my ($node, $pattern) = @_;
+	my $count = 0;
+
+	open(my $log, '<', $node->logfile) or return 0;
+	while (<$log>)
+	{
+		$count++ if $_ =~ $pattern;
+	}
+	return $count;
+}
+
+# Was the extension built with FAULT_POINTS=1?
+sub has_fault_points
+{
+	my ($node) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT count(*) FROM pg_settings WHERE name = 'legobase.fault_points'") eq '1';
+}
+
+# In this order: clients, servers, their embedded memory nodes. (Memory nodes of their own end themselves.)
+END
+{
+	my $status = $?;
+
+	kill 'KILL', @children if @children;
+	foreach my $node (@clusters)
+	{
+		my $pid = embedded_node_pid($node);
+		$node->stop('immediate', fail_ok => 1) if defined $node->{_pid};
+		$pid //= embedded_node_pid($node);
+		kill 'KILL', $pid if defined $pid;
+	}
+	LegoBase::Memnode::end_all();
+	$? = $status;
+}
+
+1;
