@@ -18,7 +18,7 @@
 #include "lb_data_plane_socket.h"
 
 #define REPLY_HEAD (LB_HEADER_SIZE + 4) /* header and body of a READ_REPLY */
-#define ERROR_FRAME_MAX (LB_HEADER_SIZE + 12 + LB_MESSAGE_MAX)
+#define ERROR_FRAME_MAX (LB_HEADER_SIZE + LB_ERROR_BODY_MAX)
 
 /* An ERROR must fit the space of the smallest reply. */
 _Static_assert(ERROR_FRAME_MAX <= REPLY_HEAD + LB_PAGE_SIZE, "see receive_error");

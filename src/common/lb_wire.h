@@ -32,6 +32,7 @@
 #define LB_UUID_SIZE 16
 #define LB_HOLDER_MAX 200		/* bytes of the text that names who holds an instance */
 #define LB_MESSAGE_MAX 250		/* bytes of an ERROR's message */
+#define LB_ERROR_BODY_MAX (11 + LB_MESSAGE_MAX)
 #define LB_SLABS_PER_FRAME 64
 
 /* Slab sizes that a compute node may ask for, in pages; powers of two (2 MB to 1 GB). */
