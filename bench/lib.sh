@@ -3,9 +3,9 @@
 # Shell shared by the checks, the benchmarks and the quick start: who runs what, scratch clusters, memory nodes, and
 # the cgroups that limit a server's memory.
 #
-# Use: `set -euo pipefail`, source this file, call lb_begin NAME once. It makes the scratch folder $lb_work, and undoes
-# at exit everything that was started through this file: servers, memory nodes, cgroups, the scratch folder. Call
-# lb_keep instead of letting the script end to leave all of it running (scripts/quickstart does).
+# Use: `set -euo pipefail`, source this file, call lb_begin once. It makes the scratch folder $lb_work, and undoes at
+# exit everything that was started through this file: servers, memory nodes, cgroups, the scratch folder. A script that
+# calls lb_keep before it ends leaves all of it running (scripts/quickstart does).
 #
 # PostgreSQL refuses to run as root. As root, everything that starts or talks to a server runs as $lb_user, an
 # unprivileged user (LEGOBASE_USER, default postgres); as another user, as that user, with sudo for the little that
@@ -73,9 +73,10 @@ lb_find_postgres()
 	export PATH="$lb_bindir:$PATH" PG_CONFIG="$lb_pg_config"
 }
 
+# lb_begin NAME [FOLDER]: the scratch folder is FOLDER, which must not exist, or a new one named after NAME.
 lb_begin()
 {
-	local name=$1
+	local name=$1 folder=${2:-}
 
 	if [ "$EUID" -ne 0 ]; then
 		lb_user=$(id -un)
@@ -83,7 +84,12 @@ lb_begin()
 		lb_die "user $lb_user does not exist: set LEGOBASE_USER to an unprivileged user"
 	fi
 	lb_find_postgres
-	lb_work=$(mktemp -d "${LEGOBASE_TMP:-/var/tmp}/legobase-$name.XXXXXX")
+	if [ -n "$folder" ]; then
+		mkdir "$folder"
+		lb_work=$folder
+	else
+		lb_work=$(mktemp -d "${LEGOBASE_TMP:-/var/tmp}/legobase-$name.XXXXXX")
+	fi
 	if [ "$EUID" -eq 0 ]; then
 		chown "$lb_user:" "$lb_work"
 	fi

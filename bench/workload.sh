@@ -15,6 +15,7 @@
 #   wl_shared_buffers  shared_buffers of the others
 #   wl_limit           memory limit of their server; 0: none
 #   wl_pool            remote pool
+#   wl_cgroup          how the names of the cgroups begin
 #   wl_samples         file that a line is added to for each measurement: round, workload, configuration, tps, P50, P99
 
 # shellcheck disable=SC2154 # set by the caller, as said above
@@ -75,7 +76,7 @@ wl_start_node()
 		tcp) uri=tcp://127.0.0.1:0 ;;
 	esac
 	if [ "$wl_limit" -gt 0 ] && [ -z "$wl_node_cgroup" ]; then
-		lb_cgroup_create "legobase-node-$$" 0
+		lb_cgroup_create "$wl_cgroup-node" 0
 		wl_node_cgroup=$lb_cgroup
 	fi
 	lb_node_start "memnode-$config" "$wl_node_cgroup" "$uri" "$wl_pool"
@@ -102,7 +103,7 @@ wl_start()
 	fi
 	if [ "$wl_limit" -gt 0 ] && [ "$config" != all-local ]; then
 		if [ -z "$wl_server_cgroup" ]; then
-			lb_cgroup_create "legobase-server-$$" "$wl_limit"
+			lb_cgroup_create "$wl_cgroup-server" "$wl_limit"
 			wl_server_cgroup=$lb_cgroup
 		fi
 		group=$wl_server_cgroup
