@@ -1,0 +1,111 @@
+/*
+ * tenant.h
+ *	  One PostgreSQL instance and the memory it has here.
+ *
+ * A tenant is named by its instance UUID; the system identifier must agree, and the epoch only rises: both are remembered
+ * for as long as the record is kept, also when the memory is freed. Slab numbers belong to the tenant: there is
+ * no number by which the slab of another could be named.
+ *
+ * Slabs are granted piece by piece: grant_begin, then grant_step until it says that the answer can be sent.
+ */
+#ifndef MEMNODE_TENANT_H
+#define MEMNODE_TENANT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include "lb_wire.h"
+#include "slab.h"
+
+/* Records of tenants; beyond that the one detached for longest is forgotten. */
+#define TENANTS_MAX 1024
+#define TENANT_NAME_SIZE 40
+
+struct session;
+
+typedef struct grant
+{
+	bool active;
+	uint64_t sequence;			/* of the request, for the answer */
+	uint32_t wanted;			/* slabs still to be granted */
+	slab *filling;
+	lb_slab_list granted;
+} grant;
+
+typedef struct tenant
+{
+	TAILQ_ENTRY(tenant) link;
+	TAILQ_ENTRY(tenant) grant_link; /* among those whose grant is active */
+	TAILQ_HEAD(backend_list, session) backends;
+	struct session *agent;		/* null: detached */
+
+	char name[TENANT_NAME_SIZE];	/* the UUID as text */
+	uint8_t uuid[LB_UUID_SIZE];
+	uint64_t system_identifier;
+	uint64_t epoch;
+	uint64_t token;
+	char holder[LB_HOLDER_MAX + 1];
+	uint64_t detached_ns;
+
+	uint64_t quota_pages;
+	uint64_t held_pages;		/* in slabs granted or being filled */
+	uint32_t slab_pages;		/* size of every slab of this session; 0: not chosen yet */
+	uint32_t slab_numbers;		/* length of the array */
+	slab **slabs;				/* by number; null: not in use */
+	grant grant;
+} tenant;
+
+typedef struct tenant_table
+{
+	TAILQ_HEAD(tenant_list, tenant) all;	/* in the order of their last attach */
+	uint32_t count;
+} tenant_table;
+
+extern void tenant_table_init(tenant_table *table);
+
+/* Dooms all slabs. No session may refer to a tenant any more. */
+extern void tenant_table_free(tenant_table *table, slab_pool *pool);
+
+extern tenant *tenant_find(const tenant_table *table, const uint8_t uuid[LB_UUID_SIZE]);
+
+/* A new record with epoch 0. Null if memory is short, or the table is full of tenants in use. */
+extern tenant *tenant_create(tenant_table *table, const lb_hello *hello, uint64_t quota_pages);
+
+/* A new session begins: nothing of the former one's memory is left; a new token. The caller sets the agent. */
+extern bool tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool,
+								 const lb_hello *hello, lb_status *status);
+
+/* Is this the token? Takes the same time whatever the difference. */
+extern bool tenant_token_matches(const tenant *tenant, uint64_t token);
+
+/* Give up all memory, also of an unfinished grant. */
+extern void tenant_discard_slabs(tenant *tenant, slab_pool *pool);
+
+/* Pages this tenant could be granted now. */
+extern uint64_t tenant_free_pages(const tenant *tenant, const slab_pool *pool);
+
+/* Slots in use. */
+extern uint64_t tenant_used_pages(const tenant *tenant);
+
+/* Null: no such slab. */
+extern slab *tenant_slab(const tenant *tenant, uint32_t number);
+
+/* Null: no such slot. */
+extern slab *tenant_slab_of_slot(const tenant *tenant, uint32_t number, uint32_t page);
+
+/* False, and nothing done, if a number is not in use or stands there twice. */
+extern bool tenant_return_slabs(tenant *tenant, slab_pool *pool, const lb_slab_list *list);
+
+/* The size has been checked; no other grant is active. */
+extern void tenant_grant_begin(tenant *tenant, uint64_t sequence, const lb_slab_request *request);
+
+/*
+ * Do a small piece of the work. No slab may be doomed at this time: its memory is needed first. True: the grant is
+ * complete, as far as quota and memory went, and no longer active.
+ */
+extern bool tenant_grant_step(tenant *tenant, slab_pool *pool);
+
+/* Forget an unfinished grant, if there is one. Slabs that are complete stay the tenant's. */
+extern void tenant_grant_cancel(tenant *tenant, slab_pool *pool);
+
+#endif							/* MEMNODE_TENANT_H */
