@@ -30,17 +30,17 @@ static bool
 parse_path(const char *text, const char *path, lb_uri *uri, lb_status *status)
 {
 	if (path[0] != '/' && strncmp(path, "./", 2) != 0)
-		return lb_fail(status, LB_INVALID,
-					   "memory node address \"%s\": the path of a socket is absolute (shm:///path)",
-					   text);
+		return lb_fail(
+			status, LB_INVALID,
+			"memory node address \"%.100s\": the path of a socket is absolute (shm:///path)", text);
 	if (strlen(path) > SOCKET_PATH_MAX)
 		return lb_fail(
 			status, LB_INVALID,
 			"memory node address \"%.100s...\": the path of a socket has at most %zu bytes", text,
 			SOCKET_PATH_MAX);
 	if (path[strlen(path) - 1] == '/')
-		return lb_fail(status, LB_INVALID, "memory node address \"%s\": the path names a folder",
-					   text);
+		return lb_fail(status, LB_INVALID,
+					   "memory node address \"%.100s\": the path names a folder", text);
 	strcpy(uri->path, path);
 	return true;
 }
@@ -52,11 +52,11 @@ parse_port(const char *text, const char *port, bool for_listening, lb_uri *uri, 
 	long number;
 
 	if (digits == 0 || digits > 5 || port[digits] != '\0' || (number = atol(port)) > UINT16_MAX)
-		return lb_fail(status, LB_INVALID, "memory node address \"%s\": bad port \"%s\"", text,
-					   port);
+		return lb_fail(status, LB_INVALID, "memory node address \"%.100s\": bad port \"%.20s\"",
+					   text, port);
 	if (number == 0 && !for_listening)
 		return lb_fail(status, LB_INVALID,
-					   "memory node address \"%s\": port 0 is for listening only", text);
+					   "memory node address \"%.100s\": port 0 is for listening only", text);
 	uri->port = (uint16_t) number;
 	return true;
 }
@@ -72,10 +72,11 @@ parse_ipv6(const char *text, const char *authority, lb_uri *uri, const char **po
 	size_t length;
 
 	if (end == NULL)
-		return lb_fail(status, LB_INVALID, "memory node address \"%s\": \"[\" without \"]\"", text);
+		return lb_fail(status, LB_INVALID, "memory node address \"%.100s\": \"[\" without \"]\"",
+					   text);
 	length = (size_t) (end - authority) - 1;
 	if (length >= sizeof(uri->host))
-		return lb_fail(status, LB_INVALID, "memory node address \"%s\": the host is too long",
+		return lb_fail(status, LB_INVALID, "memory node address \"%.100s\": the host is too long",
 					   text);
 	memcpy(uri->host, authority + 1, length);
 	uri->host[length] = '\0';
@@ -84,7 +85,7 @@ parse_ipv6(const char *text, const char *authority, lb_uri *uri, const char **po
 	address[strcspn(address, "%")] = '\0';
 	if (inet_pton(AF_INET6, address, &parsed) != 1)
 		return lb_fail(status, LB_INVALID,
-					   "memory node address \"%s\": \"%s\" is not an IPv6 address", text,
+					   "memory node address \"%.100s\": \"%.60s\" is not an IPv6 address", text,
 					   uri->host);
 	*port = end + 1;
 	return true;
@@ -98,9 +99,10 @@ parse_name(const char *text, const char *authority, bool for_listening, lb_uri *
 	size_t length = strcspn(authority, ":");
 
 	if (length == 0)
-		return lb_fail(status, LB_INVALID, "memory node address \"%s\": the host is missing", text);
+		return lb_fail(status, LB_INVALID, "memory node address \"%.100s\": the host is missing",
+					   text);
 	if (length >= sizeof(uri->host))
-		return lb_fail(status, LB_INVALID, "memory node address \"%s\": the host is too long",
+		return lb_fail(status, LB_INVALID, "memory node address \"%.100s\": the host is too long",
 					   text);
 	memcpy(uri->host, authority, length);
 	uri->host[length] = '\0';
@@ -110,15 +112,17 @@ parse_name(const char *text, const char *authority, bool for_listening, lb_uri *
 	{
 		if (!for_listening)
 			return lb_fail(status, LB_INVALID,
-						   "memory node address \"%s\": host \"*\" is for listening only", text);
+						   "memory node address \"%.100s\": host \"*\" is for listening only",
+						   text);
 		return true;
 	}
 	if (strspn(uri->host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") !=
 		length)
-		return lb_fail(status, LB_INVALID,
-					   "memory node address \"%s\": bad character in host \"%s\" (an IPv6 address "
-					   "stands in brackets)",
-					   text, uri->host);
+		return lb_fail(
+			status, LB_INVALID,
+			"memory node address \"%.100s\": bad character in host \"%.60s\" (an IPv6 address "
+			"stands in brackets)",
+			text, uri->host);
 	return true;
 }
 
@@ -137,7 +141,8 @@ parse_authority(const char *text, const char *authority, bool for_listening, lb_
 		return false;
 
 	if (*port != ':')
-		return lb_fail(status, LB_INVALID, "memory node address \"%s\": the port is missing", text);
+		return lb_fail(status, LB_INVALID, "memory node address \"%.100s\": the port is missing",
+					   text);
 	return parse_port(text, port + 1, for_listening, uri, status);
 }
 
@@ -172,6 +177,6 @@ lb_uri_parse(const char *text, bool for_listening, lb_uri *uri, lb_status *statu
 		return parse_authority(uri->text, text, for_listening, uri, status);
 	}
 	return lb_fail(status, LB_INVALID,
-				   "memory node address \"%s\": it begins with none of shm://, tcp://, rdma://",
+				   "memory node address \"%.100s\": it begins with none of shm://, tcp://, rdma://",
 				   text);
 }

@@ -34,6 +34,14 @@ static int latches_set;
 StaticAssertDecl(sizeof(pthread_rwlock_t) <= sizeof(LWLockPadded),
 				 "an LWLock's memory holds the lock that stands for it");
 
+/* printf and its family are the server's own in code that includes postgres.h. */
+static void
+say(const char *text)
+{
+	fputs(text, stderr);
+	fputc('\n', stderr);
+}
+
 void
 stub_set_pool(unsigned max_pages, unsigned pages_in_slab)
 {
@@ -156,7 +164,8 @@ SetLatch(Latch *latch)
 void
 ExceptionalCondition(const char *condition, const char *type, const char *file, int line)
 {
-	fprintf(stderr, "%s:%d: %s: %s\n", file, line, type, condition);
+	say(condition);
+	say(file);
 	abort();
 }
 
@@ -181,7 +190,7 @@ errcode(int sqlerrcode)
 int
 errmsg(const char *format, ...)
 {
-	fprintf(stderr, "%s\n", format);
+	say(format);
 	return 0;
 }
 
@@ -200,6 +209,6 @@ errhint(const char *format, ...)
 void
 errfinish(const char *file, int line, const char *function)
 {
-	fprintf(stderr, "reported by %s:%d\n", file, line);
+	say(file);
 	abort();
 }

@@ -1,0 +1,249 @@
+/*
+ * test_comm_buffer.c
+ *	  Comm buffers: taking, references, the queue, waking the agent, recovery after an agent's death.
+ */
+#include "postgres.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "comm_buffer.h"
+#include "page_directory.h"
+#include "pg_stubs.h"
+
+#define POOL_PAGES 16384
+
+static int
+setup(void **state)
+{
+	stub_set_pool(POOL_PAGES, 1024);
+	CommBufferShmemInit();
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	stub_reset_shmem();
+	return 0;
+}
+
+static uint32
+take(void)
+{
+	uint32 buffer = CommBufferTake();
+
+	assert_true(buffer < CommBufferCount());
+	return buffer;
+}
+
+static void
+test_take_all(void **state)
+{
+	uint32 count = CommBufferCount();
+	bool *taken = calloc(count, sizeof(bool));
+
+	assert_int_equal(CommBufferFree(), count);
+	for (uint32 i = 0; i < count; i++)
+	{
+		uint32 buffer = take();
+
+		assert_false(taken[buffer]);
+		taken[buffer] = true;
+		memset(CommBufferPage(buffer), (int) buffer, LB_PAGE_SIZE);
+	}
+	assert_int_equal(CommBufferTake(), INVALID_COMM_BUFFER);
+	assert_int_equal(CommBufferFree(), 0);
+
+	/* Pages do not overlap. */
+	for (uint32 buffer = 0; buffer < count; buffer++)
+	{
+		assert_int_equal((uint8) CommBufferPage(buffer)[0], (uint8) buffer);
+		assert_int_equal((uint8) CommBufferPage(buffer)[LB_PAGE_SIZE - 1], (uint8) buffer);
+		CommBufferRelease(buffer);
+	}
+	assert_int_equal(CommBufferFree(), count);
+	free(taken);
+}
+
+static void
+test_references(void **state)
+{
+	uint32 buffer = take();
+
+	CommBufferRetain(buffer);
+	CommBufferRetain(buffer);
+	CommBufferRelease(buffer);
+	CommBufferRelease(buffer);
+	assert_int_equal(CommBufferFree(), CommBufferCount() - 1);
+	CommBufferRelease(buffer);
+	assert_int_equal(CommBufferFree(), CommBufferCount());
+}
+
+/* Oldest first, in batches, across batches. */
+static void
+test_queue_order(void **state)
+{
+	uint32 buffers[10];
+	uint32 entries[10];
+	uint32 queued[10];
+	uint32 done = 0;
+
+	for (int round = 0; round < 3; round++)
+	{
+		assert_int_equal(CommBufferTakeQueued(10, buffers, entries), 0);
+		for (int i = 0; i < 10; i++)
+		{
+			queued[i] = take();
+			CommBufferQueue(queued[i], 1000 + i);
+		}
+		for (done = 0; done < 10;)
+		{
+			uint32 got = CommBufferTakeQueued(4, buffers, entries);
+
+			assert_int_equal(got, Min(4, 10 - done));
+			for (uint32 i = 0; i < got; i++)
+			{
+				assert_int_equal(buffers[i], queued[done + i]);
+				assert_int_equal(entries[i], 1000 + done + i);
+				CommBufferRelease(buffers[i]);
+			}
+			done += got;
+		}
+		assert_int_equal(CommBufferFree(), CommBufferCount());
+	}
+}
+
+static void
+test_waking(void **state)
+{
+	Latch latch;
+	uint32 buffer = take();
+	uint32 entry;
+
+	/* Nobody there, then awake: no signal. */
+	CommBufferAgentSleeps(true);
+	CommBufferQueue(buffer, 1);
+	CommBufferWakeAgent();
+	assert_int_equal(stub_latches_set(), 0);
+	CommBufferSetAgent(&latch);
+	assert_true(CommBufferAgentSleeps(true));
+	assert_true(CommBufferAgentSleeps(false));
+	CommBufferQueue(take(), 2);
+	assert_int_equal(stub_latches_set(), 0);
+
+	/* Asleep with nothing to do */
+	while (CommBufferTakeQueued(1, &buffer, &entry) > 0)
+		CommBufferRelease(buffer);
+	assert_false(CommBufferAgentSleeps(true));
+	CommBufferQueue(take(), 3);
+	assert_int_equal(stub_latches_set(), 1);
+	CommBufferAgentSleeps(false);
+	CommBufferWakeAgent();
+	assert_int_equal(stub_latches_set(), 2);
+	CommBufferSetAgent(NULL);
+	CommBufferWakeAgent();
+	assert_int_equal(stub_latches_set(), 2);
+}
+
+static uint32 ended_entries[8];
+static int ended_count;
+
+static void
+note_ended(uint32 entry)
+{
+	ended_entries[ended_count++] = entry;
+}
+
+/* A new agent ends what its predecessor had sent, and finds what it had not in the queue. */
+static void
+test_recovery(void **state)
+{
+	uint32 sent[3];
+	uint32 entries[3];
+	uint32 reader;
+	uint32 filling;
+
+	ended_count = 0;
+	for (int i = 0; i < 4; i++)
+		CommBufferQueue(take(), 100 + i);
+	assert_int_equal(CommBufferTakeQueued(3, sent, entries), 3);
+	CommBufferRelease(sent[1]); /* acknowledged before the agent died */
+	reader = sent[2];
+	CommBufferRetain(reader);
+	filling = take();
+
+	CommBufferRecover(note_ended);
+	assert_int_equal(ended_count, 2);
+	assert_int_equal(ended_entries[0] + ended_entries[1], 100 + 102);
+
+	/* Left: one queued, one being filled, one with a reader. Recovering twice finds nothing more. */
+	assert_int_equal(CommBufferFree(), CommBufferCount() - 3);
+	CommBufferRecover(note_ended);
+	assert_int_equal(ended_count, 2);
+	CommBufferRelease(reader);
+	CommBufferRelease(filling);
+	assert_int_equal(CommBufferTakeQueued(3, sent, entries), 1);
+	assert_int_equal(entries[0], 103);
+	CommBufferRelease(sent[0]);
+	assert_int_equal(CommBufferFree(), CommBufferCount());
+}
+
+/* What a memory node gets: a file of exactly this size, which nobody can shrink under its mapping. */
+static void
+test_region(void **state)
+{
+	lb_comm_region region;
+	int fd = CommBufferRegion(&region);
+	struct stat status;
+	char *mapped;
+
+	assert_int_equal(region.count, CommBufferCount());
+	assert_int_equal(region.stride, LB_PAGE_SIZE);
+	assert_int_equal(fstat(fd, &status), 0);
+	assert_int_equal(status.st_size, region.length);
+	assert_true((uint64) region.count * region.stride <= region.length);
+	assert_int_equal(ftruncate(fd, 0), -1);
+	assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+
+	mapped = mmap(NULL, region.length, PROT_READ, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(mapped, MAP_FAILED);
+	for (uint32 buffer = 0; buffer < region.count; buffer += 7)
+	{
+		memset(CommBufferPage(buffer), (int) buffer, LB_PAGE_SIZE);
+		assert_memory_equal(mapped + (size_t) buffer * region.stride, CommBufferPage(buffer),
+							LB_PAGE_SIZE);
+	}
+	munmap(mapped, region.length);
+}
+
+/* Shared memory made anew, as after a crash: everything is free again. */
+static void
+test_new_shared_memory(void **state)
+{
+	take();
+	CommBufferQueue(take(), 5);
+	stub_reset_shmem();
+	CommBufferShmemInit();
+	assert_int_equal(CommBufferFree(), CommBufferCount());
+	assert_false(CommBufferAgentSleeps(false));
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_take_all), TEST(test_references), TEST(test_queue_order),       TEST(test_waking),
+		TEST(test_recovery), TEST(test_region),     TEST(test_new_shared_memory),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
