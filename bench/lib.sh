@@ -116,7 +116,7 @@ lb_end()
 		lb_cgroup_remove "$group"
 	done
 	if [ -n "${lb_work:-}" ] && [ -z "${LEGOBASE_KEEP_WORK:-}" ]; then
-		lb_as_root rm -rf "$lb_work"
+		rm -rf "$lb_work" 2>/dev/null || lb_as_root rm -rf "$lb_work"
 	fi
 	exit "$status"
 }
