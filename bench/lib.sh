@@ -283,7 +283,8 @@ lb_cgroup_create()
 	root=$(lb_cgroup_root) || lb_die "this system has no memory controller for cgroups: limits can't be set"
 	lb_cgroup=$root/$name
 	if [ "$root" = /sys/fs/cgroup ] && ! grep -qw memory "$root/cgroup.subtree_control"; then
-		echo +memory | lb_as_root tee "$root/cgroup.subtree_control" >/dev/null
+		echo +memory | lb_as_root tee "$root/cgroup.subtree_control" >/dev/null ||
+			lb_die "cgroups in $root can't limit memory (in a container, it must be allowed to make cgroups)"
 	fi
 	[ ! -d "$lb_cgroup" ] || lb_as_root rmdir "$lb_cgroup" || lb_die "$lb_cgroup is in use"
 	lb_as_root mkdir "$lb_cgroup" || lb_die "could not make $lb_cgroup: root must be able to make cgroups"
