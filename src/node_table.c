@@ -282,6 +282,10 @@ NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns)
 	NodeStripe *stripe = stripe_at(entry, MyProc == NULL ? 0 : MyProc->pgprocno % STRIPES);
 
 	pg_atomic_fetch_add_u64(&stripe->reads, pages);
+	if (elapsed_ns == 0)
+		return;
+	if (elapsed_ns == 0)
+		return;
 	pg_atomic_fetch_add_u64(&stripe->latency[lb_histogram_bucket(elapsed_ns)], 1);
 	note_cost(&entry->read_cost, elapsed_ns / Max(pages, 1));
 }

@@ -79,7 +79,7 @@ extern void NodeTableSetError(int node, const char *error);
 /* Any process: a read of this session of the node took too long. Returns true if that is news. */
 extern bool NodeTableSuspect(int node, uint32 session);
 
-/* Statistics */
+/* Statistics. elapsed_ns is for all the pages together; 0 if it says nothing about the node (they were read ahead). */
 extern void NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns);
 extern void NodeTableCountPushes(int node, uint32 pages);
 extern void NodeTableResetStats(void);
