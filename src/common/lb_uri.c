@@ -160,7 +160,7 @@ lb_uri_parse(const char *text, bool for_listening, lb_uri *uri, lb_status *statu
 		if ((unsigned char) text[i] <= ' ' || text[i] == 0x7f)
 			return lb_fail(status, LB_INVALID,
 						   "memory node address \"%.*s\": a space or control character follows",
-						   (int) i, text);
+						   (int) (i < 100 ? i : 100), text);
 	memcpy(uri->text, text, length + 1);
 
 	for (int i = 0; i <= LB_TRANSPORT_RDMA; i++)

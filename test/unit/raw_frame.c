@@ -3,6 +3,7 @@
  *	  Frames as arrays of bytes.
  */
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,16 +29,36 @@ raw_frame_make(lb_frame_type type, uint64_t sequence, const void *body, size_t b
 	return frame;
 }
 
-int
-count_open_descriptors(void)
+static int
+count_descriptors(bool all)
 {
 	DIR *folder = opendir("/proc/self/fd");
+	struct dirent *entry;
 	int count = 0;
 
 	if (folder == NULL)
 		abort();
-	while (readdir(folder) != NULL)
-		count++;
+	while ((entry = readdir(folder)) != NULL)
+	{
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] == '.' || fd == dirfd(folder))
+			continue;
+		if (all || (fcntl(fd, F_GETFD) & FD_CLOEXEC) == 0)
+			count++;
+	}
 	closedir(folder);
 	return count;
+}
+
+int
+count_open_descriptors(void)
+{
+	return count_descriptors(true);
+}
+
+int
+count_inheritable_descriptors(void)
+{
+	return count_descriptors(false);
 }

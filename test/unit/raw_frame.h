@@ -20,4 +20,7 @@ extern raw_frame *raw_frame_make(lb_frame_type type, uint64_t sequence, const vo
 /* The descriptors that this process has open. */
 extern int count_open_descriptors(void);
 
+/* Those of them that a program started by this process would get. */
+extern int count_inheritable_descriptors(void);
+
 #endif /* RAW_FRAME_H */
