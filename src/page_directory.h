@@ -25,6 +25,7 @@
 #define LEGOBASE_PAGE_DIRECTORY_H
 
 #include "port/atomics.h"
+#include "storage/block.h"
 #include "storage/lwlock.h"
 
 #include "lb_page.h"
@@ -117,7 +118,8 @@ extern uint64 PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 che
  */
 extern void PageDirectoryPushEnded(uint32 entry, bool published);
 
-/* Put back a reserved entry that was not linked. */
+/* Reserve an entry that was just taken from a list of free slots; put back a reserved one that was not linked. */
+extern void PageDirectoryReserve(uint32 entry);
 extern void PageDirectoryUnreserve(uint32 entry);
 
 /*

@@ -48,6 +48,9 @@ extern SlabState SlabTableStateOfEntry(uint32 entry);
 extern int SlabTableSlot(uint32 entry, lb_slot_ref *slot);
 extern int SlabTableNodeOf(uint32 slab, uint32 *node_slab);
 
+/* Slots in all active slabs: 0 means that there is no remote memory just now. */
+extern uint32 SlabTableActivePages(void);
+
 /* Slots of a node: granted in active slabs, and free ones among them. Momentary figures. */
 extern uint32 SlabTableNodePages(int node);
 extern uint32 SlabTableNodeFree(int node);

@@ -4,9 +4,9 @@
  *	  transport (shm: lb_data_plane_shm.c, tcp: lb_data_plane_tcp.c; rdma comes in src/rdma). Nothing above this
  *	  knows which one it uses.
  *
- * The caller holds a pin on the directory entry of every slot that it reads, from submit until the batch is complete or
- * the connection is closed: that is what keeps the compute node from giving the slot to another page. It verifies the
- * page's checksum itself.
+ * The caller holds a pin on the directory entry of a slot that it reads, from submit until the batch is complete or the
+ * connection is closed: that is what keeps the compute node from giving the slot to another page. Reading ahead it may go
+ * without, and look afterwards whether the entry still stands. In both cases it verifies the page's checksum itself.
  *
  * A connection belongs to one process and is used by one thread. Batches complete in the order of their submission.
  * After any failure, also LB_TIMEOUT and LB_CANCELLED, the connection must be closed; closing abandons all batches, and

@@ -1,0 +1,595 @@
+/*
+ * page_directory.c
+ *	  The page directory: which page is in which slot of remote memory, in which version.
+ *
+ * A chained hash table with fixed entries, cut into partitions with a lock each. See page_directory.h for the states of an
+ * entry, and docs/locking.md for the reasons why they are safe.
+ */
+#include "postgres.h"
+
+#include "port/pg_bitutils.h"
+#include "storage/block.h"
+#include "storage/shmem.h"
+
+#include "comm_buffer.h"
+#include "page_directory.h"
+#include "settings.h"
+#include "slab_table.h"
+
+/*
+ * An entry's state: references in the low bits, then how recently it was used, then flags. One word, so that a reader can
+ * pin an entry and count its use with one compare-and-swap.
+ */
+#define REF_ONE UINT32_C(1)
+#define REF_MASK UINT32_C(0x000fffff)
+#define USAGE_ONE UINT32_C(0x00100000)
+#define USAGE_MASK UINT32_C(0x00300000)
+#define LINKED UINT32_C(0x00400000)		/* found through the hash table */
+#define IN_FLIGHT UINT32_C(0x00800000) /* the push has not ended */
+#define NODE_HOLDS UINT32_C(0x01000000) /* the memory node holds something in the slot */
+
+#define REFS(state) ((state) & REF_MASK)
+#define USAGE(state) (((state) & USAGE_MASK) / USAGE_ONE)
+
+/*
+ * Linked pages, counted by a hash of their relation fork: a drop of something that has none in remote memory, the common
+ * case, need not look at the directory at all.
+ */
+#define RELATION_COUNTERS 1024
+
+typedef struct PageDirectory
+{
+	uint32 entries;
+	uint32 buckets;				/* a power of two, at least DIRECTORY_PARTITIONS */
+	pg_atomic_uint32 used;
+	pg_atomic_uint64 next_version;
+	pg_atomic_uint32 everything; /* changes of many pages at once; see PageStamp */
+	pg_atomic_uint32 changes[DIRECTORY_PARTITIONS];
+	pg_atomic_uint32 relation_pages[RELATION_COUNTERS];
+} PageDirectory;
+
+StaticAssertDecl(sizeof(PageDirectoryEntry) == 48, "the directory is sized for 48 bytes an entry");
+StaticAssertDecl(LB_PAGE_SIZE == BLCKSZ, "legobase serves servers with the default block size only");
+
+static PageDirectory *directory;
+static uint32 *bucket_heads;
+static PageDirectoryEntry *entries;
+static LWLockPadded *locks;
+
+/* Between two thirds and four thirds of the entries */
+static uint32
+bucket_count(uint32 n)
+{
+	return Max(pg_nextpower2_32(Max(n / 3 * 2, 1)), DIRECTORY_PARTITIONS);
+}
+
+static Size
+header_size(void)
+{
+	return CACHELINEALIGN(sizeof(PageDirectory));
+}
+
+static Size
+buckets_size(uint32 n)
+{
+	return CACHELINEALIGN(mul_size(sizeof(uint32), bucket_count(n)));
+}
+
+Size
+PageDirectoryShmemSize(void)
+{
+	uint32 n = settings_max_pages();
+
+	return add_size(add_size(header_size(), buckets_size(n)), mul_size(sizeof(PageDirectoryEntry), n));
+}
+
+void
+PageDirectoryShmemInit(void)
+{
+	uint32 n = settings_max_pages();
+	bool found;
+	char *memory;
+
+	memory = ShmemInitStruct("legobase page directory", PageDirectoryShmemSize(), &found);
+	directory = (PageDirectory *) memory;
+	bucket_heads = (uint32 *) (memory + header_size());
+	entries = (PageDirectoryEntry *) (memory + header_size() + buckets_size(n));
+	locks = GetNamedLWLockTranche(DIRECTORY_LOCKS);
+	if (found)
+		return;
+
+	directory->entries = n;
+	directory->buckets = bucket_count(n);
+	pg_atomic_init_u32(&directory->used, 0);
+	pg_atomic_init_u64(&directory->next_version, 1);
+	pg_atomic_init_u32(&directory->everything, 0);
+	for (int i = 0; i < DIRECTORY_PARTITIONS; i++)
+		pg_atomic_init_u32(&directory->changes[i], 0);
+	for (int i = 0; i < RELATION_COUNTERS; i++)
+		pg_atomic_init_u32(&directory->relation_pages[i], 0);
+	memset(bucket_heads, 0xff, sizeof(uint32) * directory->buckets);
+	for (uint32 i = 0; i < n; i++)
+	{
+		memset(&entries[i], 0, sizeof(PageDirectoryEntry));
+		pg_atomic_init_u32(&entries[i].state, 0);
+		entries[i].next = INVALID_ENTRY;
+		entries[i].comm_buffer = INVALID_COMM_BUFFER;
+	}
+}
+
+PageDirectoryEntry *
+PageDirectoryEntryAt(uint32 entry)
+{
+	return &entries[entry];
+}
+
+uint32
+PageDirectoryUsed(void)
+{
+	return pg_atomic_read_u32(&directory->used);
+}
+
+/* Where a page's chain is. */
+typedef struct Bucket
+{
+	uint32 *head;
+	uint32 partition;
+	LWLock *lock;
+} Bucket;
+
+static inline Bucket
+bucket_of(const lb_page_tag *tag)
+{
+	uint32 number = (uint32) lb_page_tag_hash(tag) & (directory->buckets - 1);
+	Bucket bucket;
+
+	bucket.head = &bucket_heads[number];
+	bucket.partition = number % DIRECTORY_PARTITIONS;
+	bucket.lock = &locks[bucket.partition].lock;
+	return bucket;
+}
+
+static inline pg_atomic_uint32 *
+relation_counter(const lb_page_tag *tag)
+{
+	uint32 hash = (tag->relation * 31 + tag->fork) * UINT32_C(0x9e3779b1) ^ tag->database;
+
+	return &directory->relation_pages[hash % RELATION_COUNTERS];
+}
+
+/* The partition's lock must be held. */
+static inline uint32
+find_in(const Bucket *bucket, const lb_page_tag *tag)
+{
+	uint32 at = *bucket->head;
+
+	while (at != INVALID_ENTRY && !lb_page_tag_equal(&entries[at].tag, tag))
+		at = entries[at].next;
+	return at;
+}
+
+static inline void
+count_change(const Bucket *bucket)
+{
+	pg_atomic_fetch_add_u32(&directory->changes[bucket->partition], 1);
+}
+
+/* Let references go, and flags with them; the last one frees the slot. */
+static inline void
+drop(uint32 entry, uint32 refs_and_flags)
+{
+	uint32 before = pg_atomic_fetch_sub_u32(&entries[entry].state, refs_and_flags);
+
+	Assert(REFS(before) >= REFS(refs_and_flags));
+	if (REFS(before) == REFS(refs_and_flags))
+		SlabTablePutFree(entry);
+}
+
+/* Take a linked entry out of its chain. The partition's lock must be held exclusively; the reference is still there. */
+static void
+take_out(const Bucket *bucket, uint32 entry)
+{
+	uint32 *link = bucket->head;
+
+	while (*link != entry)
+		link = &entries[*link].next;
+	*link = entries[entry].next;
+	pg_atomic_fetch_sub_u32(relation_counter(&entries[entry].tag), 1);
+	pg_atomic_fetch_sub_u32(&directory->used, 1);
+}
+
+static void
+unlink_entry(const Bucket *bucket, uint32 entry)
+{
+	take_out(bucket, entry);
+	drop(entry, LINKED | REF_ONE);
+}
+
+bool
+PageDirectoryPin(const lb_page_tag *tag, bool count_use, PagePin *pin)
+{
+	Bucket bucket = bucket_of(tag);
+	PageDirectoryEntry *entry;
+	uint32 state;
+	uint32 wanted;
+
+	LWLockAcquire(bucket.lock, LW_SHARED);
+	pin->entry = find_in(&bucket, tag);
+	if (pin->entry == INVALID_ENTRY)
+	{
+		LWLockRelease(bucket.lock);
+		return false;
+	}
+
+	entry = &entries[pin->entry];
+	state = pg_atomic_read_u32(&entry->state);
+	do
+	{
+		wanted = state + REF_ONE;
+		if (count_use && USAGE(state) < USAGE_MAX)
+			wanted += USAGE_ONE;
+	} while (!pg_atomic_compare_exchange_u32(&entry->state, &state, wanted));
+
+	pin->version = entry->version;
+	pin->checksum = entry->checksum;
+	pin->comm_buffer = INVALID_COMM_BUFFER;
+	if (state & IN_FLIGHT)
+	{
+		/* The push's own reference keeps the buffer until PushEnded, which needs the lock exclusively. */
+		pin->comm_buffer = entry->comm_buffer;
+		CommBufferRetain(pin->comm_buffer);
+	}
+	LWLockRelease(bucket.lock);
+	return true;
+}
+
+void
+PageDirectoryUnpin(const PagePin *pin)
+{
+	if (pin->comm_buffer != INVALID_COMM_BUFFER)
+		CommBufferRelease(pin->comm_buffer);
+	drop(pin->entry, REF_ONE);
+}
+
+bool
+PageDirectoryStillHolds(const lb_page_tag *tag, uint32 entry, uint64 version)
+{
+	Bucket bucket = bucket_of(tag);
+	bool holds;
+
+	LWLockAcquire(bucket.lock, LW_SHARED);
+	holds = find_in(&bucket, tag) == entry && entries[entry].version == version;
+	LWLockRelease(bucket.lock);
+	return holds;
+}
+
+bool
+PageDirectoryPeek(const lb_page_tag *tag, PagePin *found)
+{
+	Bucket bucket = bucket_of(tag);
+	bool in_slot = false;
+
+	LWLockAcquire(bucket.lock, LW_SHARED);
+	found->entry = find_in(&bucket, tag);
+	found->comm_buffer = INVALID_COMM_BUFFER;
+	if (found->entry != INVALID_ENTRY)
+	{
+		in_slot = (pg_atomic_read_u32(&entries[found->entry].state) & IN_FLIGHT) == 0;
+		found->version = entries[found->entry].version;
+		found->checksum = entries[found->entry].checksum;
+	}
+	LWLockRelease(bucket.lock);
+	return in_slot;
+}
+
+PageStamp
+PageDirectoryStamp(const lb_page_tag *tag)
+{
+	Bucket bucket = bucket_of(tag);
+	PageStamp stamp;
+
+	stamp.partition = pg_atomic_read_u32(&directory->changes[bucket.partition]);
+	stamp.everything = pg_atomic_read_u32(&directory->everything);
+	pg_memory_barrier();		/* before what the caller reads from storage */
+	return stamp;
+}
+
+static bool
+stamp_holds(const Bucket *bucket, const PageStamp *stamp)
+{
+	return pg_atomic_read_u32(&directory->changes[bucket->partition]) == stamp->partition &&
+		   pg_atomic_read_u32(&directory->everything) == stamp->everything;
+}
+
+void
+PageDirectoryForget(const lb_page_tag *tag)
+{
+	Bucket bucket = bucket_of(tag);
+	uint32 entry;
+
+	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
+	count_change(&bucket);
+	entry = find_in(&bucket, tag);
+	if (entry != INVALID_ENTRY)
+		unlink_entry(&bucket, entry);
+	LWLockRelease(bucket.lock);
+}
+
+void
+PageDirectoryForgetVersion(const lb_page_tag *tag, uint32 entry, uint64 version)
+{
+	Bucket bucket = bucket_of(tag);
+
+	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
+	if (find_in(&bucket, tag) == entry && entries[entry].version == version)
+	{
+		count_change(&bucket);
+		unlink_entry(&bucket, entry);
+	}
+	LWLockRelease(bucket.lock);
+}
+
+uint64
+PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 comm_buffer,
+				  const PageStamp *stamp, uint32 usage)
+{
+	Bucket bucket = bucket_of(tag);
+	PageDirectoryEntry *fresh = &entries[entry];
+	uint32 old;
+	uint64 version;
+
+	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
+	if (stamp && !stamp_holds(&bucket, stamp))
+	{
+		LWLockRelease(bucket.lock);
+		PageDirectoryUnreserve(entry);
+		return 0;
+	}
+	count_change(&bucket);
+	old = find_in(&bucket, tag);
+	if (old != INVALID_ENTRY)
+	{
+		usage = Max(usage, USAGE(pg_atomic_read_u32(&entries[old].state)));
+		unlink_entry(&bucket, old);
+	}
+	if (SlabTableStateOfEntry(entry) != SLAB_ACTIVE)
+	{
+		LWLockRelease(bucket.lock);
+		PageDirectoryUnreserve(entry);
+		return 0;
+	}
+
+	version = pg_atomic_fetch_add_u64(&directory->next_version, 1);
+	fresh->tag = *tag;
+	fresh->version = version;
+	fresh->checksum = checksum;
+	fresh->comm_buffer = comm_buffer;
+	fresh->next = *bucket.head;
+
+	/* The reservation's reference becomes the link's; one more is the push's. NODE_HOLDS stays as it was. */
+	pg_atomic_fetch_add_u32(&fresh->state, REF_ONE + LINKED + IN_FLIGHT + usage * USAGE_ONE);
+	*bucket.head = entry;
+	pg_atomic_fetch_add_u32(relation_counter(tag), 1);
+	pg_atomic_fetch_add_u32(&directory->used, 1);
+	LWLockRelease(bucket.lock);
+	return version;
+}
+
+void
+PageDirectoryPushEnded(uint32 entry, bool published)
+{
+	PageDirectoryEntry *pushed = &entries[entry];
+	Bucket bucket = bucket_of(&pushed->tag);
+
+	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
+	pushed->comm_buffer = INVALID_COMM_BUFFER;
+	pg_atomic_fetch_and_u32(&pushed->state, ~IN_FLIGHT);
+	pg_atomic_fetch_or_u32(&pushed->state, NODE_HOLDS);
+	if (!published && (pg_atomic_read_u32(&pushed->state) & LINKED))
+	{
+		count_change(&bucket);
+		unlink_entry(&bucket, entry);
+	}
+	LWLockRelease(bucket.lock);
+	drop(entry, REF_ONE);
+}
+
+void
+PageDirectoryReserve(uint32 entry)
+{
+	pg_atomic_uint32 *state = &entries[entry].state;
+	uint32 before = pg_atomic_read_u32(state);
+
+	/* The entry is ours alone, but for PageDirectoryTakeRelease, which may clear NODE_HOLDS. */
+	Assert(REFS(before) == 0 && (before & (LINKED | IN_FLIGHT)) == 0);
+	while (!pg_atomic_compare_exchange_u32(state, &before, (before & NODE_HOLDS) | REF_ONE))
+		;
+}
+
+void
+PageDirectoryUnreserve(uint32 entry)
+{
+	drop(entry, REF_ONE);
+}
+
+/* Is this a page in its slot that nobody uses? */
+static inline bool
+evictable(uint32 state)
+{
+	return (state & LINKED) && !(state & IN_FLIGHT) && REFS(state) == 1;
+}
+
+bool
+PageDirectoryTryEvict(uint32 number, bool (*still_wanted) (const lb_page_tag *tag))
+{
+	PageDirectoryEntry *entry = &entries[number];
+	uint32 state = pg_atomic_read_u32(&entry->state);
+	lb_page_tag tag;
+	Bucket bucket;
+
+	if (!evictable(state) || SlabTableStateOfEntry(number) != SLAB_ACTIVE)
+		return false;
+	if (USAGE(state) > 0)
+	{
+		/* If it fails the entry is in use just now, which is as good a reason to leave it. */
+		pg_atomic_compare_exchange_u32(&entry->state, &state, state - USAGE_ONE);
+		return false;
+	}
+
+	/* Read without the lock: it may be torn or old. The look under the lock decides. */
+	tag = entry->tag;
+	if (still_wanted && still_wanted(&tag))
+		return false;
+
+	bucket = bucket_of(&tag);
+	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
+	state = pg_atomic_read_u32(&entry->state);
+	if (find_in(&bucket, &tag) != number || !evictable(state) || USAGE(state) > 0)
+	{
+		LWLockRelease(bucket.lock);
+		return false;
+	}
+	/* No pin can come while we hold the lock exclusively; the link's reference becomes the reservation's. */
+	take_out(&bucket, number);
+	pg_atomic_fetch_and_u32(&entry->state, ~LINKED);
+	LWLockRelease(bucket.lock);
+	return true;
+}
+
+static bool
+selected(const PageSelection *selection, const lb_page_tag *tag)
+{
+	const lb_page_tag *from = &selection->from;
+
+	if (selection->by_tablespace && tag->tablespace != from->tablespace)
+		return false;
+	if (selection->by_database && tag->database != from->database)
+		return false;
+	if (selection->by_relation && tag->relation != from->relation)
+		return false;
+	if (selection->by_fork &&
+		(tag->fork != from->fork || tag->block < from->block || tag->block >= selection->end))
+		return false;
+	return true;
+}
+
+/* Forget one entry if it is linked, and selected (null: in any case). */
+static bool
+forget_entry(uint32 number, const PageSelection *selection)
+{
+	PageDirectoryEntry *entry = &entries[number];
+	lb_page_tag tag;
+	Bucket bucket;
+	bool forgotten = false;
+
+	if ((pg_atomic_read_u32(&entry->state) & LINKED) == 0)
+		return false;
+	tag = entry->tag;
+	if (selection && !selected(selection, &tag))
+		return false;
+	bucket = bucket_of(&tag);
+	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
+	if (find_in(&bucket, &tag) == number)
+	{
+		count_change(&bucket);
+		unlink_entry(&bucket, number);
+		forgotten = true;
+	}
+	LWLockRelease(bucket.lock);
+	return forgotten;
+}
+
+/* Look up each block of the selected range. */
+static uint64
+forget_blocks(const PageSelection *selection)
+{
+	lb_page_tag tag = selection->from;
+	uint64 forgotten = 0;
+
+	for (; tag.block < selection->end; tag.block++)
+	{
+		Bucket bucket = bucket_of(&tag);
+		uint32 entry;
+
+		LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
+		entry = find_in(&bucket, &tag);
+		if (entry != INVALID_ENTRY)
+		{
+			unlink_entry(&bucket, entry);
+			forgotten++;
+		}
+		LWLockRelease(bucket.lock);
+	}
+	return forgotten;
+}
+
+uint64
+PageDirectoryForgetSelected(const PageSelection *selection)
+{
+	uint64 forgotten = 0;
+	bool exact = selection->by_tablespace && selection->by_database && selection->by_relation &&
+				 selection->by_fork;
+
+	/* Reads of such pages that are under way must not be linked afterwards. */
+	pg_atomic_fetch_add_u32(&directory->everything, 1);
+
+	if (exact && pg_atomic_read_u32(relation_counter(&selection->from)) == 0)
+		return 0;
+
+	/* A look-up costs about as much as looking at eight entries one after the other. */
+	if (exact && selection->end != InvalidBlockNumber &&
+		(uint64) (selection->end - selection->from.block) * 8 < directory->entries)
+		return forget_blocks(selection);
+
+	for (uint32 i = 0; i < directory->entries; i++)
+		forgotten += forget_entry(i, selection);
+	return forgotten;
+}
+
+uint64
+PageDirectoryForgetRange(uint32 from, uint32 to)
+{
+	uint64 forgotten = 0;
+
+	for (uint32 i = from; i < to; i++)
+		forgotten += forget_entry(i, NULL);
+	return forgotten;
+}
+
+bool
+PageDirectoryGetRow(uint32 number, PageDirectoryRow *row)
+{
+	PageDirectoryEntry *entry = &entries[number];
+	lb_page_tag tag;
+	Bucket bucket;
+	uint32 state;
+	bool linked;
+
+	if ((pg_atomic_read_u32(&entry->state) & LINKED) == 0)
+		return false;
+	tag = entry->tag;
+	bucket = bucket_of(&tag);
+	LWLockAcquire(bucket.lock, LW_SHARED);
+	linked = find_in(&bucket, &tag) == number;
+	state = pg_atomic_read_u32(&entry->state);
+	row->tag = tag;
+	row->version = entry->version;
+	LWLockRelease(bucket.lock);
+	row->usage = USAGE(state);
+	row->in_flight = (state & IN_FLIGHT) != 0;
+	row->pins = REFS(state) - 1 - (row->in_flight ? 1 : 0);
+	return linked;
+}
+
+bool
+PageDirectoryTakeRelease(uint32 number, uint64 *version)
+{
+	PageDirectoryEntry *entry = &entries[number];
+	uint32 state = pg_atomic_read_u32(&entry->state);
+
+	if (REFS(state) != 0 || !(state & NODE_HOLDS))
+		return false;
+	*version = entry->version;
+	/* Had it been used and freed again meanwhile, the version would be too old, and the node would ignore the release. */
+	return pg_atomic_compare_exchange_u32(&entry->state, &state, state & ~NODE_HOLDS);
+}

@@ -1,0 +1,25 @@
+/*
+ * page_push.h
+ *	  Sending pages to remote memory: a copy into a comm buffer, a slot, a link in the directory, and the agent does the rest.
+ *
+ * Nothing here waits, raises ERROR or allocates. A push that finds no comm buffer or no slot is dropped and counted: the
+ * file has the page.
+ */
+#ifndef LEGOBASE_PAGE_PUSH_H
+#define LEGOBASE_PAGE_PUSH_H
+
+#include "page_directory.h"
+
+/* A page was read from storage; the stamp was taken before. Pages that are new (all zero) are not worth a slot. */
+extern void PagePushRead(const lb_page_tag *tag, const char *page, const PageStamp *stamp);
+
+/*
+ * A page is about to be written. Copies it into a comm buffer and returns the buffer, or INVALID_COMM_BUFFER when it can't be
+ * pushed. The caller writes the copy to the file, so that file and remote memory get the same bytes even if hint bits
+ * of the page change meanwhile; then it calls exactly one of the following.
+ */
+extern uint32 PagePushPrepare(const char *page);
+extern void PagePushWritten(const lb_page_tag *tag, uint32 comm_buffer);
+extern void PagePushAbandon(uint32 comm_buffer);
+
+#endif							/* LEGOBASE_PAGE_PUSH_H */

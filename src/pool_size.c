@@ -1,0 +1,129 @@
+/*
+ * pool_size.c
+ *	  Keeping the remote pool at the size that legobase.remote_pool_size asks for, evenly over the nodes that are there.
+ */
+#include "postgres.h"
+
+#include "storage/procsignal.h"
+
+#include "node_link.h"
+#include "node_table.h"
+#include "page_directory.h"
+#include "pool_size.h"
+#include "settings.h"
+#include "slab_table.h"
+
+#define SLABS_PER_REQUEST 8
+
+/* A node that was attached so recently keeps its share of the pool: it may be back before moving pages would pay. */
+#define SHARE_KEPT_NS (10 * UINT64_C(1000000000))
+
+static bool
+has_share(const NodeLink *link, uint64 now)
+{
+	return link->state == LINK_ATTACHED || now < link->attached_or_lost_at + SHARE_KEPT_NS;
+}
+
+/*
+ * How many slabs each node should have: equal shares, as far as the nodes' capacities go; what the small ones can't hold is
+ * spread over the others.
+ */
+static void
+compute_shares(const NodeLink *links, int count, uint64 now, uint32 shares[])
+{
+	uint32 left = settings_wanted_pages() / SlabTablePages();
+	bool progress = true;
+
+	memset(shares, 0, count * sizeof(uint32));
+	while (left > 0 && progress)
+	{
+		progress = false;
+		for (int i = 0; i < count && left > 0; i++)
+		{
+			bool full = links[i].state == LINK_ATTACHED && shares[i] >= links[i].capacity_pages / SlabTablePages();
+
+			if (full || !has_share(&links[i], now))
+				continue;
+			shares[i]++;
+			left--;
+			progress = true;
+		}
+	}
+}
+
+/* Drain so many slabs of the node, from the end of the table. */
+static void
+shrink(int node, uint32 excess)
+{
+	for (uint32 i = SlabTableCount(); i > 0 && excess > 0; i--)
+	{
+		uint32 node_slab;
+
+		if (SlabTableState(i - 1) == SLAB_ACTIVE && SlabTableNodeOf(i - 1, &node_slab) == node)
+		{
+			SlabTableDrain(i - 1);
+			excess--;
+		}
+	}
+}
+
+/* Forget the pages of slabs that are being given up, and return those that are empty. True if some are not yet. */
+static bool
+return_drained(NodeLink *links)
+{
+	uint32 pages = SlabTablePages();
+	bool left = false;
+	bool returned = false;
+
+	for (uint32 slab = 0; slab < SlabTableCount(); slab++)
+	{
+		uint32 node_slab;
+		NodeLink *link;
+
+		if (SlabTableState(slab) != SLAB_DRAINING)
+			continue;
+		link = &links[SlabTableNodeOf(slab, &node_slab)];
+		if (link->state != LINK_ATTACHED)
+			continue;			/* lost: NodeLinkTick drains it */
+		(void) PageDirectoryForgetRange(slab * pages, (slab + 1) * pages);
+		if (!SlabTableDrained(slab))
+		{
+			left = true;
+			continue;
+		}
+		SlabTableRemove(slab);
+		NodeLinkReturnSlab(link, node_slab);
+		returned = true;
+	}
+
+	/*
+	 * The node frees the memory when nobody maps it any more. Processes drop their mappings when they read next; the barrier
+	 * makes also those do it that are idle.
+	 */
+	if (returned)
+	{
+		NodeTableAskUnmap();
+		EmitProcSignalBarrier(PROCSIGNAL_BARRIER_SMGRRELEASE);
+	}
+	return left;
+}
+
+bool
+PoolSizeTick(NodeLink *links, int count, uint64 now)
+{
+	uint32 shares[MAX_NODES];
+
+	compute_shares(links, count, now, shares);
+	for (int i = 0; i < count; i++)
+	{
+		uint32 has = SlabTableNodePages(i) / SlabTablePages();
+
+		if (links[i].state != LINK_ATTACHED)
+			continue;
+		if (has > shares[i])
+			shrink(i, has - shares[i]);
+		else if (has < shares[i])
+			NodeLinkRequestSlabs(&links[i], Min(shares[i] - has, SLABS_PER_REQUEST));
+	}
+	return return_drained(links);
+}

@@ -1,0 +1,282 @@
+/*
+ * remote_smgr.c
+ *	  The storage manager that PostgreSQL sees: md, with remote memory between shared_buffers and the files.
+ *
+ * Write-through: whatever is written goes to the file first and in every case, exactly as md would have it; remote memory gets
+ * a copy of the same bytes. So the files are always current, and a remote copy may be dropped at any time. What has to be
+ * right is that no remote copy is ever older than the file:
+ *
+ * - Before a page of the file changes (write, extend, truncate, unlink) the directory forgets it, so nobody finds the old
+ *	 copy once the file is new. After the write the new copy is linked, or the page forgotten again: then a copy is
+ *	 also gone that was read from the file in between.
+ * - A page read from the file is linked only if its stamp still holds: no change has begun since before the read.
+ *
+ * PostgreSQL's buffer manager reads and writes a page under locks that exclude all this for pages of shared_buffers; but
+ * pg_prewarm, for one, reads without them.
+ */
+#include "postgres.h"
+
+#include <sys/stat.h>
+
+#include "access/xlog.h"
+#include "common/relpath.h"
+#include "miscadmin.h"
+
+#include "comm_buffer.h"
+#include "legobase.h"
+#include "lb_clock.h"
+#include "lb_fault.h"
+#include "node_client.h"
+#include "node_table.h"
+#include "page_directory.h"
+#include "page_fetch.h"
+#include "page_push.h"
+#include "read_ahead.h"
+#include "remote_smgr.h"
+#include "settings.h"
+#include "slab_table.h"
+#include "smgr_table.h"
+#include "stats.h"
+
+/* Temporary relations never become remote; without shared memory (single-user mode) nothing does. */
+static inline bool
+is_remote(const RelFileNodeBackend *rnode)
+{
+	return legobase_in_use() && !RelFileNodeBackendIsTemp(*rnode);
+}
+
+static inline lb_page_tag
+page_tag(const RelFileNode *rnode, ForkNumber forknum, BlockNumber blocknum)
+{
+	lb_page_tag tag = {.tablespace = rnode->spcNode,
+					   .database = rnode->dbNode,
+					   .relation = rnode->relNode,
+					   .fork = (uint32) forknum,
+					   .block = blocknum};
+
+	return tag;
+}
+
+static void
+remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer)
+{
+	lb_page_tag tag;
+	PageStamp stamp;
+	uint64 start;
+	uint64 elapsed;
+
+	if (!is_remote(&reln->smgr_rnode))
+	{
+		mdread(reln, forknum, blocknum, buffer);
+		return;
+	}
+	tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
+	if (SlabTableActivePages() > 0 && PageFetch(reln, &tag, buffer))
+		return;
+
+	stamp = PageDirectoryStamp(&tag);
+	(void) LB_FAULT("read.storage");
+	start = lb_now_ns();
+	mdread(reln, forknum, blocknum, buffer);
+	elapsed = lb_now_ns() - start;
+	StatsCount(STAT_STORAGE_READS, 1);
+	StatsReadTime(TIER_STORAGE, elapsed);
+	NodeTableNoteStorageRead(elapsed);
+	PagePushRead(&tag, buffer, &stamp);
+}
+
+typedef void (*MdWriteFunction) (SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
+								 bool skipFsync);
+
+/* mdwrite or mdextend; what is pushed is what was written. */
+static void
+write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
+			  char *buffer, bool skipFsync)
+{
+	lb_page_tag tag;
+	uint32 comm_buffer;
+	char *source;
+	uint64 start;
+
+	if (!is_remote(&reln->smgr_rnode))
+	{
+		md_function(reln, forknum, blocknum, buffer, skipFsync);
+		return;
+	}
+	tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
+	comm_buffer = PagePushPrepare(buffer);
+	source = comm_buffer == INVALID_COMM_BUFFER ? buffer : CommBufferPage(comm_buffer);
+	PageDirectoryForget(&tag);
+	(void) LB_FAULT("write.forgotten");
+
+	start = lb_now_ns();
+	PG_TRY();
+	{
+		md_function(reln, forknum, blocknum, source, skipFsync);
+	}
+	PG_CATCH();
+	{
+		PageDirectoryForget(&tag);
+		if (comm_buffer != INVALID_COMM_BUFFER)
+			PagePushAbandon(comm_buffer);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	StatsCount(STAT_STORAGE_WRITES, 1);
+	StatsWriteTime(TIER_STORAGE, lb_now_ns() - start);
+
+	(void) LB_FAULT("write.stored");
+	if (comm_buffer != INVALID_COMM_BUFFER)
+		PagePushWritten(&tag, comm_buffer);
+	else
+		PageDirectoryForget(&tag);
+}
+
+static void
+remote_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer, bool skipFsync)
+{
+	write_through(mdwrite, reln, forknum, blocknum, buffer, skipFsync);
+}
+
+static void
+remote_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer, bool skipFsync)
+{
+	write_through(mdextend, reln, forknum, blocknum, buffer, skipFsync);
+}
+
+static bool
+remote_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
+{
+	if (is_remote(&reln->smgr_rnode) && SlabTableActivePages() > 0)
+	{
+		lb_page_tag tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
+
+		if (ReadAheadPrefetch(reln, &tag))
+			return true;
+	}
+	return mdprefetch(reln, forknum, blocknum);
+}
+
+/*
+ * All forks are truncated or removed under locks that keep others from reading the pages, and their buffers are gone already:
+ * nobody can link one of them again between our forgetting and the change of the file.
+ */
+static void
+remote_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, BlockNumber nblocks)
+{
+	if (is_remote(&reln->smgr_rnode) && nblocks < old_blocks)
+	{
+		PageSelection selection = {.by_tablespace = true,
+								   .by_database = true,
+								   .by_relation = true,
+								   .by_fork = true,
+								   .from = page_tag(&reln->smgr_rnode.node, forknum, nblocks),
+								   .end = old_blocks};
+
+		PageDirectoryForgetSelected(&selection);
+		(void) LB_FAULT("truncate.forgotten");
+	}
+	mdtruncate(reln, forknum, old_blocks, nblocks);
+	(void) LB_FAULT("truncate.done");
+}
+
+/*
+ * The blocks of a fork's files, so that each can be looked up; InvalidBlockNumber (look at all entries) if that can't be told.
+ * Pages beyond the end of the file are never in the directory.
+ */
+static BlockNumber
+blocks_on_disk(const RelFileNodeBackend *rnode, ForkNumber forknum)
+{
+	BlockNumber blocks = 0;
+	char *path;
+	struct stat file;
+
+	if (CritSectionCount > 0)
+		return InvalidBlockNumber;
+	path = relpath(*rnode, forknum);
+	for (BlockNumber segment = 0; blocks == segment * RELSEG_SIZE; segment++)
+	{
+		char segment_path[MAXPGPATH];
+
+		if (segment == 0)
+			strlcpy(segment_path, path, MAXPGPATH);
+		else
+			snprintf(segment_path, MAXPGPATH, "%s.%u", path, segment);
+		if (stat(segment_path, &file) != 0)
+			break;
+		blocks += file.st_size / BLCKSZ;
+	}
+	pfree(path);
+	return blocks > 0 ? blocks : InvalidBlockNumber;
+}
+
+static void
+remote_unlink(RelFileNodeBackend rnode, ForkNumber forknum, bool isRedo)
+{
+	if (is_remote(&rnode))
+	{
+		PageSelection selection = {.by_tablespace = true,
+								   .by_database = true,
+								   .by_relation = true,
+								   .by_fork = forknum != InvalidForkNumber,
+								   .from = page_tag(&rnode.node, forknum, 0),
+								   .end = InvalidBlockNumber};
+
+		if (selection.by_fork)
+			selection.end = blocks_on_disk(&rnode, forknum);
+		PageDirectoryForgetSelected(&selection);
+		(void) LB_FAULT("unlink.forgotten");
+	}
+	mdunlink(rnode, forknum, isRedo);
+}
+
+static void
+remote_close(SMgrRelation reln, ForkNumber forknum)
+{
+	smgr_table_reached();
+
+	/* A barrier closes all files of all processes, also of idle ones: the agent sends one when slabs were returned. */
+	if (legobase_in_use())
+		NodeClientUnmapReturned();
+	mdclose(reln, forknum);
+}
+
+void
+RemoteForgetDatabase(Oid database, Oid tablespace)
+{
+	PageSelection selection = {.by_database = true,
+							   .by_tablespace = OidIsValid(tablespace),
+							   .from = {.tablespace = tablespace, .database = database}};
+
+	if (legobase_in_use())
+		PageDirectoryForgetSelected(&selection);
+}
+
+uint64
+RemoteForgetRelation(RelFileNode rnode)
+{
+	PageSelection selection = {.by_tablespace = true,
+							   .by_database = true,
+							   .by_relation = true,
+							   .from = page_tag(&rnode, MAIN_FORKNUM, 0)};
+
+	return PageDirectoryForgetSelected(&selection);
+}
+
+const SmgrTable remote_smgr_table = {
+	.smgr_init = mdinit,
+	.smgr_shutdown = NULL,
+	.smgr_open = mdopen,
+	.smgr_close = remote_close,
+	.smgr_create = mdcreate,
+	.smgr_exists = mdexists,
+	.smgr_unlink = remote_unlink,
+	.smgr_extend = remote_extend,
+	.smgr_prefetch = remote_prefetch,
+	.smgr_read = remote_read,
+	.smgr_write = remote_write,
+	.smgr_writeback = mdwriteback,
+	.smgr_nblocks = mdnblocks,
+	.smgr_truncate = remote_truncate,
+	.smgr_immedsync = mdimmedsync,
+};
