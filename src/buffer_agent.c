@@ -29,9 +29,9 @@
 #include "slab_table.h"
 
 #define RESTART_SECONDS 5
-#define TICK_MS 200				/* between looks at time limits */
-#define BUSY_TICK_MS 10			/* while slots are being drained, or a node is suspect */
-#define RELEASE_SCAN 65536		/* entries looked at in one tick for slots to release */
+#define TICK_MS 200        /* between looks at time limits */
+#define BUSY_TICK_MS 10    /* while slots are being drained, or a node is suspect */
+#define RELEASE_SCAN 65536 /* entries looked at in one tick for slots to release */
 
 static Instance instance;
 static NodeLink links[MAX_NODES];
@@ -62,7 +62,7 @@ clear_leftovers(void)
 	bool left = true;
 
 	while (CommBufferTakeQueued(LB_BATCH_MAX, buffers, entries) > 0)
-		;						/* they count as sent now */
+		; /* they count as sent now */
 	CommBufferRecover(end_as_failed);
 	while (left)
 	{
@@ -81,7 +81,8 @@ clear_leftovers(void)
 		}
 		if (left)
 		{
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_TICK_MS, PG_WAIT_EXTENSION);
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_TICK_MS,
+							 PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}
@@ -159,7 +160,8 @@ release_slots(void)
 		lb_slot_ref slot;
 		lb_release_batch *batch;
 
-		if (SlabTableStateOfEntry(entry) != SLAB_ACTIVE || !PageDirectoryTakeRelease(entry, &version))
+		if (SlabTableStateOfEntry(entry) != SLAB_ACTIVE ||
+			!PageDirectoryTakeRelease(entry, &version))
 			continue;
 		batch = &batches[SlabTableSlot(entry, &slot)];
 		batch->slots[batch->count] = slot;
@@ -248,7 +250,8 @@ BufferAgentMain(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	initialize();
-	loop_context = AllocSetContextCreate(TopMemoryContext, "legobase buffer agent", ALLOCSET_DEFAULT_SIZES);
+	loop_context =
+		AllocSetContextCreate(TopMemoryContext, "legobase buffer agent", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(loop_context);
 
 	while (!ShutdownRequestPending)

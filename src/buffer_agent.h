@@ -15,4 +15,4 @@ extern void BufferAgentRegister(void);
 
 extern PGDLLEXPORT void BufferAgentMain(Datum arg);
 
-#endif							/* LEGOBASE_BUFFER_AGENT_H */
+#endif /* LEGOBASE_BUFFER_AGENT_H */

@@ -17,27 +17,27 @@
 #include "page_directory.h"
 #include "settings.h"
 
-#define PAGES_PER_BUFFER 320	/* together with the directory this stays under 1 % of the pool */
+#define PAGES_PER_BUFFER 320 /* together with the directory this stays under 1 % of the pool */
 #define BUFFERS_MIN 32
 #define BUFFERS_MAX 2048
 
 typedef struct CommBuffer
 {
 	pg_atomic_uint32 refs;
-	uint32 next;				/* in the free list, or in the queue */
-	uint32 entry;				/* queued and sent: for which directory entry */
-	bool sent;					/* changed by the agent alone */
+	uint32 next;  /* in the free list, or in the queue */
+	uint32 entry; /* queued and sent: for which directory entry */
+	bool sent;    /* changed by the agent alone */
 } CommBuffer;
 
 typedef struct CommBuffers
 {
 	uint32 count;
-	slock_t lock;				/* protects the lists */
+	slock_t lock; /* protects the lists */
 	uint32 free_head;
 	uint32 free_count;
 	uint32 queue_head;
 	uint32 queue_tail;
-	struct Latch *agent;		/* null when no agent runs */
+	struct Latch *agent; /* null when no agent runs */
 	pg_atomic_uint32 agent_sleeps;
 	CommBuffer buffers[FLEXIBLE_ARRAY_MEMBER];
 } CommBuffers;
@@ -77,9 +77,9 @@ make_region(void)
 	region_fd = memfd_create("legobase comm buffers", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (region_fd < 0 || fallocate(region_fd, 0, 0, region_length) != 0 ||
 		fcntl(region_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-		ereport(FATAL,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("legobase could not allocate %zu bytes for comm buffers: %m", region_length)));
+		ereport(FATAL, (errcode(ERRCODE_OUT_OF_MEMORY),
+						errmsg("legobase could not allocate %zu bytes for comm buffers: %m",
+							   region_length)));
 	region = mmap(NULL, region_length, PROT_READ | PROT_WRITE, MAP_SHARED, region_fd, 0);
 	if (region == MAP_FAILED)
 		ereport(FATAL,
@@ -147,7 +147,7 @@ CommBufferTake(void)
 {
 	uint32 buffer;
 
-	if (shared->free_count == 0)	/* without the lock: nothing is lost by being a moment late */
+	if (shared->free_count == 0) /* without the lock: nothing is lost by being a moment late */
 		return INVALID_COMM_BUFFER;
 
 	SpinLockAcquire(&shared->lock);
@@ -228,7 +228,7 @@ CommBufferTakeQueued(uint32 max, uint32 *buffers, uint32 *for_entries)
 }
 
 void
-CommBufferRecover(void (*ended) (uint32 entry))
+CommBufferRecover(void (*ended)(uint32 entry))
 {
 	for (uint32 i = 0; i < shared->count; i++)
 	{

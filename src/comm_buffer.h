@@ -51,7 +51,7 @@ extern uint32 CommBufferTakeQueued(uint32 max, uint32 *buffers, uint32 *entries)
  * Agent, at its start: end the pushes of a predecessor that died in the middle (of an ERROR: after a kill, shared memory is
  * new). Calls ended for each buffer that was sent, then releases it.
  */
-extern void CommBufferRecover(void (*ended) (uint32 entry));
+extern void CommBufferRecover(void (*ended)(uint32 entry));
 
 /* Agent: register the latch that CommBufferQueue sets; null when the agent ends. */
 extern void CommBufferSetAgent(struct Latch *latch);
@@ -64,4 +64,4 @@ extern bool CommBufferAgentSleeps(bool sleeps);
 /* Wake the agent for another reason (a setting, a drain). */
 extern void CommBufferWakeAgent(void);
 
-#endif							/* LEGOBASE_COMM_BUFFER_H */
+#endif /* LEGOBASE_COMM_BUFFER_H */

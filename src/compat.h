@@ -13,7 +13,8 @@
 #include "storage/smgr.h"
 
 #if PG_VERSION_NUM < 150011 || PG_VERSION_NUM >= 160000
-#error "legobase supports PostgreSQL 15, from 15.11 on (mdtruncate has had four arguments since then)"
+#error \
+	"legobase supports PostgreSQL 15, from 15.11 on (mdtruncate has had four arguments since then)"
 #endif
 
 #define LEGOBASE_PG_MAJOR 15
@@ -24,35 +25,35 @@
 /* f_smgr of smgr.c, PostgreSQL 15 */
 typedef struct SmgrTable
 {
-	void (*smgr_init) (void);
-	void (*smgr_shutdown) (void);
-	void (*smgr_open) (SMgrRelation reln);
-	void (*smgr_close) (SMgrRelation reln, ForkNumber forknum);
-	void (*smgr_create) (SMgrRelation reln, ForkNumber forknum, bool isRedo);
-	bool (*smgr_exists) (SMgrRelation reln, ForkNumber forknum);
-	void (*smgr_unlink) (RelFileNodeBackend rnode, ForkNumber forknum, bool isRedo);
-	void (*smgr_extend) (SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
-						 bool skipFsync);
-	bool (*smgr_prefetch) (SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum);
-	void (*smgr_read) (SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer);
-	void (*smgr_write) (SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
+	void (*smgr_init)(void);
+	void (*smgr_shutdown)(void);
+	void (*smgr_open)(SMgrRelation reln);
+	void (*smgr_close)(SMgrRelation reln, ForkNumber forknum);
+	void (*smgr_create)(SMgrRelation reln, ForkNumber forknum, bool isRedo);
+	bool (*smgr_exists)(SMgrRelation reln, ForkNumber forknum);
+	void (*smgr_unlink)(RelFileNodeBackend rnode, ForkNumber forknum, bool isRedo);
+	void (*smgr_extend)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
 						bool skipFsync);
-	void (*smgr_writeback) (SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
-							BlockNumber nblocks);
-	BlockNumber (*smgr_nblocks) (SMgrRelation reln, ForkNumber forknum);
-	void (*smgr_truncate) (SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks,
+	bool (*smgr_prefetch)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum);
+	void (*smgr_read)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer);
+	void (*smgr_write)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
+					   bool skipFsync);
+	void (*smgr_writeback)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 						   BlockNumber nblocks);
-	void (*smgr_immedsync) (SMgrRelation reln, ForkNumber forknum);
+	BlockNumber (*smgr_nblocks)(SMgrRelation reln, ForkNumber forknum);
+	void (*smgr_truncate)(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks,
+						  BlockNumber nblocks);
+	void (*smgr_immedsync)(SMgrRelation reln, ForkNumber forknum);
 } SmgrTable;
 
 /* What the table holds in an unmodified server. */
-#define MD_SMGR_TABLE                                                                              \
-	{                                                                                              \
-		.smgr_init = mdinit, .smgr_shutdown = NULL, .smgr_open = mdopen, .smgr_close = mdclose,    \
-		.smgr_create = mdcreate, .smgr_exists = mdexists, .smgr_unlink = mdunlink,                 \
-		.smgr_extend = mdextend, .smgr_prefetch = mdprefetch, .smgr_read = mdread,                 \
-		.smgr_write = mdwrite, .smgr_writeback = mdwriteback, .smgr_nblocks = mdnblocks,           \
-		.smgr_truncate = mdtruncate, .smgr_immedsync = mdimmedsync,                                \
+#define MD_SMGR_TABLE                                                                           \
+	{                                                                                           \
+		.smgr_init = mdinit, .smgr_shutdown = NULL, .smgr_open = mdopen, .smgr_close = mdclose, \
+		.smgr_create = mdcreate, .smgr_exists = mdexists, .smgr_unlink = mdunlink,              \
+		.smgr_extend = mdextend, .smgr_prefetch = mdprefetch, .smgr_read = mdread,              \
+		.smgr_write = mdwrite, .smgr_writeback = mdwriteback, .smgr_nblocks = mdnblocks,        \
+		.smgr_truncate = mdtruncate, .smgr_immedsync = mdimmedsync,                             \
 	}
 
 /* The elements of SMgrRelation->md_seg_fds[fork], private to md.c. */
@@ -73,4 +74,4 @@ md_segment_descriptor(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknu
 	return FileGetRawDesc(((MdSegment *) reln->md_seg_fds[forknum])[segno].vfd);
 }
 
-#endif							/* LEGOBASE_COMPAT_H */
+#endif /* LEGOBASE_COMPAT_H */

@@ -25,7 +25,7 @@
 
 static ProcessUtility_hook_type next_utility_hook;
 static object_access_hook_type next_access_hook;
-static void (*dbase_rm_redo) (XLogReaderState *record);
+static void (*dbase_rm_redo)(XLogReaderState *record);
 
 /* The database that the running statement creates, drops or alters, as the statement itself names it under its locks. */
 static Oid affected_database;
@@ -64,19 +64,22 @@ forget_affected(int code, Datum arg)
 }
 
 static void
-run_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
-			ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+run_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+			ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
+			DestReceiver *dest, QueryCompletion *completion)
 {
 	if (next_utility_hook)
-		next_utility_hook(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+		next_utility_hook(pstmt, query, read_only_tree, context, params, environment, dest,
+						  completion);
 	else
-		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest,
+								completion);
 }
 
 static void
-legobase_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
-				 ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest,
-				 QueryCompletion *completion)
+legobase_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				 ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
+				 DestReceiver *dest, QueryCompletion *completion)
 {
 	Node *statement = pstmt->utilityStmt;
 	bool creates = IsA(statement, CreatedbStmt);

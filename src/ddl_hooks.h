@@ -8,4 +8,4 @@
 /* Install the hooks. Once, from _PG_init. */
 extern void ddl_hooks_install(void);
 
-#endif							/* LEGOBASE_DDL_HOOKS_H */
+#endif /* LEGOBASE_DDL_HOOKS_H */

@@ -77,8 +77,9 @@ embedded_node_start(lb_status *status)
 	char program[MAXPGPATH];
 	char listen_uri[128];
 	char memory[32];
-	char *arguments[] = {PROGRAM, "--listen", listen_uri, "--memory", memory, "--exit-when-unused", UNUSED_SECONDS,
-						 "--log-file", "memnode.log", NULL};
+	char *arguments[] = {
+		PROGRAM,        "--listen",   listen_uri,    "--memory", memory, "--exit-when-unused",
+		UNUSED_SECONDS, "--log-file", "memnode.log", NULL};
 	pid_t child;
 	int ended;
 
@@ -87,7 +88,7 @@ embedded_node_start(lb_status *status)
 	strlcat(program, "/" PROGRAM, MAXPGPATH);
 	if (access(program, X_OK) != 0)
 		return lb_fail_errno(status, "could not execute \"%s\"", program);
-	snprintf(listen_uri, sizeof(listen_uri), "shm://%s", socket_name());
+	snprintf(listen_uri, sizeof(listen_uri), "shm://./%s", socket_name());
 	snprintf(memory, sizeof(memory), "%dMB", embedded_memory_mb);
 
 	child = fork();
@@ -105,7 +106,8 @@ embedded_node_start(lb_status *status)
 	while (waitpid(child, &ended, 0) < 0)
 	{
 		if (errno != EINTR)
-			return lb_fail_errno(status, "could not wait for the process that starts the memory node");
+			return lb_fail_errno(status,
+								 "could not wait for the process that starts the memory node");
 	}
 	if (ended != 0)
 		return lb_fail(status, LB_SYSTEM, "could not start \"%s\"", program);

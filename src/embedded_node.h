@@ -21,4 +21,4 @@ extern const lb_uri *embedded_node_uri(void);
 /* Start the process. False if it could not be started; that it runs shows when it can be connected to. */
 extern bool embedded_node_start(lb_status *status);
 
-#endif							/* LEGOBASE_EMBEDDED_NODE_H */
+#endif /* LEGOBASE_EMBEDDED_NODE_H */

@@ -27,20 +27,21 @@ store(const Instance *instance)
 	length = snprintf(text, sizeof(text), "format %d\nuuid ", INSTANCE_FORMAT);
 	for (int i = 0; i < LB_UUID_SIZE; i++)
 		length += snprintf(text + length, sizeof(text) - length, "%02x", instance->uuid[i]);
-	length += snprintf(text + length, sizeof(text) - length, "\nepoch " UINT64_FORMAT "\n", instance->epoch);
+	length += snprintf(text + length, sizeof(text) - length, "\nepoch " UINT64_FORMAT "\n",
+					   instance->epoch);
 
 	fd = OpenTransientFile(INSTANCE_FILE_NEW, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
 	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", INSTANCE_FILE_NEW),
-				 errhint("legobase keeps its instance's identity there. Until it can, the server runs without remote memory.")));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not create file \"%s\": %m", INSTANCE_FILE_NEW),
+						errhint("legobase keeps its instance's identity there. Until it can, the "
+								"server runs without remote memory.")));
 	if (write(fd, text, length) != length || pg_fsync(fd) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(), errmsg("could not write file \"%s\": %m", INSTANCE_FILE_NEW)));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not write file \"%s\": %m", INSTANCE_FILE_NEW)));
 	if (CloseTransientFile(fd) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(), errmsg("could not close file \"%s\": %m", INSTANCE_FILE_NEW)));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not close file \"%s\": %m", INSTANCE_FILE_NEW)));
 	durable_rename(INSTANCE_FILE_NEW, INSTANCE_FILE, ERROR);
 }
 
@@ -48,12 +49,13 @@ static void
 create(Instance *instance)
 {
 	if (MakePGDirectory(INSTANCE_FOLDER) != 0 && errno != EEXIST)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create directory \"%s\": %m", INSTANCE_FOLDER),
-				 errhint("legobase keeps its instance's identity there. Until it can, the server runs without remote memory.")));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not create directory \"%s\": %m", INSTANCE_FOLDER),
+						errhint("legobase keeps its instance's identity there. Until it can, the "
+								"server runs without remote memory.")));
 	if (!pg_strong_random(instance->uuid, LB_UUID_SIZE))
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random UUID")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random UUID")));
 	instance->epoch = 0;
 	store(instance);
 	fsync_fname(INSTANCE_FOLDER, true);
@@ -65,7 +67,8 @@ parse(FILE *file, Instance *instance)
 	int format;
 	char uuid[2 * LB_UUID_SIZE + 1];
 
-	if (fscanf(file, "format %d\nuuid %32[0-9a-f]\nepoch " UINT64_FORMAT, &format, uuid, &instance->epoch) != 3 ||
+	if (fscanf(file, "format %d\nuuid %32[0-9a-f]\nepoch " UINT64_FORMAT, &format, uuid,
+			   &instance->epoch) != 3 ||
 		format != INSTANCE_FORMAT || strlen(uuid) != 2 * LB_UUID_SIZE)
 		return false;
 	for (int i = 0; i < LB_UUID_SIZE; i++)
@@ -91,9 +94,9 @@ InstanceLoad(Instance *instance)
 	}
 	if (file == NULL)
 		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", INSTANCE_FILE),
-				 errhint("legobase keeps its instance's identity there. Until it can, the server runs without remote memory.")));
+				(errcode_for_file_access(), errmsg("could not open file \"%s\": %m", INSTANCE_FILE),
+				 errhint("legobase keeps its instance's identity there. Until it can, the server "
+						 "runs without remote memory.")));
 	understood = parse(file, instance);
 	FreeFile(file);
 	if (!understood)

@@ -25,4 +25,4 @@ extern void InstanceLoad(Instance *instance);
 /* Raise the epoch above at_least, and store it. ERROR if that can't be done. */
 extern void InstanceRaiseEpoch(Instance *instance, uint64 at_least);
 
-#endif							/* LEGOBASE_INSTANCE_H */
+#endif /* LEGOBASE_INSTANCE_H */

@@ -25,7 +25,8 @@ KernelCachePrepare(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
 }
 
 static bool
-read_cached(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, void *buffer, size_t length)
+read_cached(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, void *buffer,
+			size_t length)
 {
 	int fd = unsupported ? -1 : md_segment_descriptor(reln, forknum, blocknum);
 	struct iovec piece = {.iov_base = buffer, .iov_len = length};

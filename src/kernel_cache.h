@@ -18,9 +18,10 @@
 extern void KernelCachePrepare(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum);
 
 /* Read the page. False if it is not cached as a whole, or can't be told; the buffer's content is then undefined. */
-extern bool KernelCacheRead(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer);
+extern bool KernelCacheRead(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
+							char *buffer);
 
 /* Is it there? Without copying it. */
 extern bool KernelCacheHolds(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum);
 
-#endif							/* LEGOBASE_KERNEL_CACHE_H */
+#endif /* LEGOBASE_KERNEL_CACHE_H */

@@ -30,15 +30,12 @@ void _PG_init(void);
 /* What lies in shared memory. In this order: the directory's slots are handed out by the slab table. */
 static const struct
 {
-	Size (*size) (void);
-	void (*init) (void);
+	Size (*size)(void);
+	void (*init)(void);
 } shared_items[] = {
-	{NodeTableShmemSize, NodeTableShmemInit},
-	{PageDirectoryShmemSize, PageDirectoryShmemInit},
-	{SlabTableShmemSize, SlabTableShmemInit},
-	{CommBufferShmemSize, CommBufferShmemInit},
-	{PlacementShmemSize, PlacementShmemInit},
-	{StatsShmemSize, StatsShmemInit},
+	{NodeTableShmemSize, NodeTableShmemInit}, {PageDirectoryShmemSize, PageDirectoryShmemInit},
+	{SlabTableShmemSize, SlabTableShmemInit}, {CommBufferShmemSize, CommBufferShmemInit},
+	{PlacementShmemSize, PlacementShmemInit}, {StatsShmemSize, StatsShmemInit},
 };
 
 static shmem_request_hook_type next_shmem_request_hook;

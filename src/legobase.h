@@ -13,4 +13,4 @@ extern bool legobase_is_loaded(void);
 /* Does this process take part in remote memory? False before shared memory is there, and in single-user mode. */
 extern bool legobase_in_use(void);
 
-#endif							/* LEGOBASE_H */
+#endif /* LEGOBASE_H */

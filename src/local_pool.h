@@ -13,4 +13,4 @@
  */
 extern bool LocalPoolHolds(const lb_page_tag *tag);
 
-#endif							/* LEGOBASE_LOCAL_POOL_H */
+#endif /* LEGOBASE_LOCAL_POOL_H */

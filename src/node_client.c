@@ -17,10 +17,10 @@
 
 typedef struct NodeClient
 {
-	lb_data_plane *plane;		/* null when not connected */
-	uint32 session;				/* of the node, that the connection belongs to */
-	uint32 connection;			/* counts this process's connections to the node */
-	uint64 not_before;			/* lb_now_ns: no attempt to connect earlier */
+	lb_data_plane *plane; /* null when not connected */
+	uint32 session;       /* of the node, that the connection belongs to */
+	uint32 connection;    /* counts this process's connections to the node */
+	uint64 not_before;    /* lb_now_ns: no attempt to connect earlier */
 } NodeClient;
 
 static NodeClient clients[MAX_NODES];
@@ -35,9 +35,9 @@ interrupt_pending(void *arg)
 }
 
 static uint64
-read_deadline(void)
+read_deadline(uint64 start)
 {
-	return lb_now_ns() + (uint64) node_timeout_ms * 1000000 / 4;
+	return start + (uint64) node_timeout_ms * 1000000 / 4;
 }
 
 static void
@@ -54,10 +54,12 @@ connect_node(int node, NodeClient *client)
 	NodeSession session;
 	lb_status status;
 
-	if (CritSectionCount > 0 || lb_now_ns() < client->not_before || !NodeTableSession(node, &session))
+	if (CritSectionCount > 0 || lb_now_ns() < client->not_before ||
+		!NodeTableSession(node, &session))
 		return false;
-	client->plane = lb_data_plane_connect(session.transport, &session.address, &session.hello, interrupt_pending,
-										  NULL, read_deadline(), &status);
+	client->plane =
+		lb_data_plane_connect(session.transport, &session.address, &session.hello,
+							  interrupt_pending, NULL, read_deadline(lb_now_ns()), &status);
 	client->session = session.session;
 	client->connection++;
 	if (client->plane)
@@ -107,10 +109,11 @@ failed(int node, NodeClient *client, const lb_status *status)
 }
 
 NodeReadResult
-NodeClientRead(int node, const lb_slot_ref *slot, void *dest)
+NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 *elapsed_ns)
 {
 	NodeClient *client = client_for(node);
 	lb_read_target target = {.slot = *slot, .dest = dest};
+	uint64 start;
 	uint64 deadline;
 	uint64 ticket;
 	lb_status status;
@@ -123,10 +126,12 @@ NodeClientRead(int node, const lb_slot_ref *slot, void *dest)
 		return failed(node, client, &status);
 	}
 
-	deadline = read_deadline();
+	start = lb_now_ns();
+	deadline = read_deadline(start);
 	ticket = lb_data_plane_submit(client->plane, &target, 1, deadline, &status);
 	if (ticket == 0 || !lb_data_plane_wait(client->plane, ticket, deadline, &status))
 		return failed(node, client, &status);
+	*elapsed_ns = lb_now_ns() - start;
 	return NODE_READ_DONE;
 }
 
@@ -139,7 +144,8 @@ NodeClientSubmit(int node, const lb_read_target *targets, int count, uint32 *con
 
 	if (client == NULL)
 		return 0;
-	ticket = lb_data_plane_submit(client->plane, targets, count, read_deadline(), &status);
+	ticket =
+		lb_data_plane_submit(client->plane, targets, count, read_deadline(lb_now_ns()), &status);
 	if (ticket == 0)
 	{
 		failed(node, client, &status);
@@ -157,7 +163,7 @@ NodeClientWait(int node, uint32 connection, uint64 ticket)
 
 	if (client->plane == NULL || client->connection != connection)
 		return NODE_READ_UNAVAILABLE;
-	if (!lb_data_plane_wait(client->plane, ticket, read_deadline(), &status))
+	if (!lb_data_plane_wait(client->plane, ticket, read_deadline(lb_now_ns()), &status))
 		return failed(node, client, &status);
 	return NODE_READ_DONE;
 }

@@ -24,11 +24,12 @@
 #define MS_NS UINT64_C(1000000)
 #define RETRY_MS_MIN 100
 #define RETRY_MS_MAX 2000
-#define RETRY_MS_HELD 5000		/* another server holds the instance: a person has to decide */
+#define RETRY_MS_HELD 5000 /* another server holds the instance: a person has to decide */
 #define PING_MS 1000
-#define SLAB_TIMEOUT_FACTOR 10	/* memory has to be zeroed before it is granted */
-#define SLAB_RETRY_MS 10000		/* after the node had none */
-#define EMBEDDED_PATIENCE 8		/* attempts before an embedded node that does not come up is started again */
+#define SLAB_TIMEOUT_FACTOR 10 /* memory has to be zeroed before it is granted */
+#define SLAB_RETRY_MS 10000    /* after the node had none */
+#define EMBEDDED_PATIENCE \
+	8 /* attempts before an embedded node that does not come up is started again */
 #define OUTPUT_LIMIT (PUSHES_OUTSTANDING * (LB_BULK_MAX + LB_BODY_MAX + LB_HEADER_SIZE) + 65536)
 
 static void link_lost(NodeLink *link, const char *reason);
@@ -111,20 +112,22 @@ fill_batch(NodeLink *link, SentPush *push, lb_push_batch *batch, struct iovec *p
 
 		/* The entry does not change while its push is under way, linked or not. */
 		(void) SlabTableSlot(number, &slot);
-		batch->pushes[i] = (lb_push) {.slab = slot.slab,
-									  .page = slot.page,
-									  .tag = entry->tag,
-									  .version = entry->version,
-									  .checksum = entry->checksum,
-									  .buffer = buffer};
-		pages[i] = (struct iovec) {.iov_base = CommBufferPage(buffer), .iov_len = LB_PAGE_SIZE};
+		batch->pushes[i] = (lb_push){.slab = slot.slab,
+									 .page = slot.page,
+									 .tag = entry->tag,
+									 .version = entry->version,
+									 .checksum = entry->checksum,
+									 .buffer = buffer};
+		pages[i] = (struct iovec){.iov_base = CommBufferPage(buffer), .iov_len = LB_PAGE_SIZE};
 		push->buffers[i] = buffer;
 		push->entries[i] = number;
 	}
 	batch->count = push->count = count;
 	link->queued_count -= count;
-	memmove(link->queued_buffers, link->queued_buffers + count, link->queued_count * sizeof(uint32));
-	memmove(link->queued_entries, link->queued_entries + count, link->queued_count * sizeof(uint32));
+	memmove(link->queued_buffers, link->queued_buffers + count,
+			link->queued_count * sizeof(uint32));
+	memmove(link->queued_entries, link->queued_entries + count,
+			link->queued_count * sizeof(uint32));
 }
 
 void
@@ -143,9 +146,10 @@ NodeLinkSendPushes(NodeLink *link)
 		fill_batch(link, push, &batch, pages);
 		push->sequence = ++link->sequence;
 		push->sent_at = lb_now_ns();
-		link->sent_count++;		/* from here on link_lost() ends these pushes */
+		link->sent_count++; /* from here on link_lost() ends these pushes */
 		(void) LB_FAULT("agent.push");
-		if (!lb_stream_send(link->stream, LB_PUSH, push->sequence, body, lb_encode_push(body, &batch), pages,
+		if (!lb_stream_send(link->stream, LB_PUSH, push->sequence, body,
+							lb_encode_push(body, &batch), pages,
 							inline_pages ? (int) batch.count : 0, -1, &status))
 		{
 			link_lost(link, status.message);
@@ -162,7 +166,8 @@ handle_push_ack(NodeLink *link, const lb_frame *frame)
 	uint32 published = 0;
 
 	if (link->sent_count == 0 || frame->header.sequence != push->sequence ||
-		!lb_decode_push_ack(frame->body, frame->header.body_length, &ack) || ack.count != push->count)
+		!lb_decode_push_ack(frame->body, frame->header.body_length, &ack) ||
+		ack.count != push->count)
 		return false;
 	(void) LB_FAULT("agent.acknowledged");
 	for (uint32 i = 0; i < ack.count; i++)
@@ -214,9 +219,10 @@ attempt_failed(NodeLink *link, const char *reason, int retry_at_least_ms)
 	close_connection(link);
 	NodeTableSetError(link->node, reason);
 	if (!link->complained)
-		ereport(LOG,
-				(errmsg("legobase: memory node \"%s\" is not available: %s", link->uri.text, reason),
-				 errdetail("Its part of the remote pool is not used until it is. It is tried again all the time.")));
+		ereport(LOG, (errmsg("legobase: memory node \"%s\" is not available: %s", link->uri.text,
+							 reason),
+					  errdetail("Its part of the remote pool is not used until it is. It is tried "
+								"again all the time.")));
 	link->complained = true;
 	retry_later(link, retry_at_least_ms);
 }
@@ -238,9 +244,9 @@ static void
 link_lost(NodeLink *link, const char *reason)
 {
 	Assert(link->state == LINK_ATTACHED);
-	ereport(LOG,
-			(errmsg("legobase: memory node \"%s\" is lost: %s", link->uri.text, reason),
-			 errdetail("Its pages were clean: they are read from storage. The node is used again as soon as it answers.")));
+	ereport(LOG, (errmsg("legobase: memory node \"%s\" is lost: %s", link->uri.text, reason),
+				  errdetail("Its pages were clean: they are read from storage. The node is used "
+							"again as soon as it answers.")));
 	link->complained = true;
 	NodeTableSetError(link->node, reason);
 	NodeTableSetState(link->node, NODE_LOST);
@@ -262,7 +268,8 @@ continue_draining(NodeLink *link)
 	{
 		uint32 node_slab;
 
-		if (SlabTableState(slab) != SLAB_DRAINING || SlabTableNodeOf(slab, &node_slab) != link->node)
+		if (SlabTableState(slab) != SLAB_DRAINING ||
+			SlabTableNodeOf(slab, &node_slab) != link->node)
 			continue;
 		(void) PageDirectoryForgetRange(slab * pages, (slab + 1) * pages);
 		if (SlabTableDrained(slab))
@@ -337,7 +344,8 @@ make_hello(NodeLink *link, lb_role role, lb_hello *hello)
 	if (gethostname(host, sizeof(host)) != 0)
 		strlcpy(host, "unknown host", sizeof(host));
 	host[sizeof(host) - 1] = '\0';
-	snprintf(hello->holder, sizeof(hello->holder), "%s, process %d, %s", host, PostmasterPid, DataDir);
+	snprintf(hello->holder, sizeof(hello->holder), "%s, process %d, %s", host, PostmasterPid,
+			 DataDir);
 }
 
 static void
@@ -364,8 +372,8 @@ greet(NodeLink *link)
 	InstanceRaiseEpoch(link->instance, 0);
 	link->epoch = link->instance->epoch;
 	make_hello(link, LB_ROLE_AGENT, &hello);
-	if (!lb_stream_send(link->stream, LB_HELLO, ++link->sequence, body, lb_encode_hello(body, &hello), NULL, 0, -1,
-						&status))
+	if (!lb_stream_send(link->stream, LB_HELLO, ++link->sequence, body,
+						lb_encode_hello(body, &hello), NULL, 0, -1, &status))
 		attempt_failed(link, status.message, 0);
 }
 
@@ -403,8 +411,8 @@ attach(NodeLink *link, const lb_welcome *welcome)
 	link->attached_or_lost_at = link->heard_at;
 	NodeTableSetUp(link->node, &link->address, &backend_hello, welcome);
 	ereport(LOG,
-			(errmsg("legobase: attached to memory node \"%s\", which offers " UINT64_FORMAT " MB", link->uri.text,
-					welcome->free_pages / (1024 * 1024 / LB_PAGE_SIZE))));
+			(errmsg("legobase: attached to memory node \"%s\", which offers " UINT64_FORMAT " MB",
+					link->uri.text, welcome->free_pages / (1024 * 1024 / LB_PAGE_SIZE))));
 }
 
 /* The node refused the attachment. */
@@ -422,10 +430,12 @@ handle_refusal(NodeLink *link, const lb_error *error)
 	if (error->error == LB_ERR_HELD && !link->complained)
 	{
 		ereport(LOG,
-				(errmsg("legobase: memory node \"%s\" refused this server: its instance is held by another one",
+				(errmsg("legobase: memory node \"%s\" refused this server: its instance is held by "
+						"another one",
 						link->uri.text),
 				 errdetail("%s.", error->message),
-				 errhint("If the data directory is a copy, remove \"%s\" from it. If this server is to replace the other one, set \"legobase.take_over\" and restart.",
+				 errhint("If the data directory is a copy, remove \"%s\" from it. If this server "
+						 "is to replace the other one, set \"legobase.take_over\" and restart.",
 						 INSTANCE_FOLDER)));
 		link->complained = true;
 	}
@@ -439,13 +449,14 @@ handle_grant(NodeLink *link, const lb_frame *frame)
 {
 	lb_slab_list list;
 
-	if (link->slab_request_at == 0 || !lb_decode_slab_list(frame->body, frame->header.body_length, &list))
+	if (link->slab_request_at == 0 ||
+		!lb_decode_slab_list(frame->body, frame->header.body_length, &list))
 		return false;
 	link->slab_request_at = 0;
 	for (uint32 i = 0; i < list.count; i++)
 	{
 		if (!SlabTableAdd(link->node, list.slabs[i]))
-			NodeLinkReturnSlab(link, list.slabs[i]);	/* the pool has shrunk since we asked */
+			NodeLinkReturnSlab(link, list.slabs[i]); /* the pool has shrunk since we asked */
 	}
 	if (list.count == 0)
 		link->refused_slabs_until = lb_now_ns() + SLAB_RETRY_MS * MS_NS;
@@ -473,12 +484,15 @@ handle_error(NodeLink *link, const lb_frame *frame)
 		return;
 	}
 	if (error.error == LB_ERR_EPOCH)
-		ereport(PANIC,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("legobase: another server has taken over this instance at memory node \"%s\"", link->uri.text),
-				 errdetail("%s. The epoch in force is " UINT64_FORMAT ", this server's was " UINT64_FORMAT ".",
-						   error.message, error.epoch, link->epoch),
-				 errhint("Two servers must never write to the same data directory. Stop this one.")));
+		ereport(
+			PANIC,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("legobase: another server has taken over this instance at memory node \"%s\"",
+					link->uri.text),
+			 errdetail("%s. The epoch in force is " UINT64_FORMAT
+					   ", this server's was " UINT64_FORMAT ".",
+					   error.message, error.epoch, link->epoch),
+			 errhint("Two servers must never write to the same data directory. Stop this one.")));
 	link_lost(link, error.message);
 }
 
@@ -505,7 +519,8 @@ handle_attached(NodeLink *link, const lb_frame *frame)
 			good = false;
 	}
 	if (!good)
-		link_lost(link, psprintf("it sent an unexpected %s", lb_frame_type_name(frame->header.type)));
+		link_lost(link,
+				  psprintf("it sent an unexpected %s", lb_frame_type_name(frame->header.type)));
 }
 
 static void
@@ -515,9 +530,11 @@ handle_greeting(NodeLink *link, const lb_frame *frame)
 	lb_error error;
 
 	if (frame->header.type == LB_WELCOME &&
-		lb_decode_welcome(frame->body, frame->header.body_length, &welcome) && welcome.version == LB_PROTOCOL_VERSION)
+		lb_decode_welcome(frame->body, frame->header.body_length, &welcome) &&
+		welcome.version == LB_PROTOCOL_VERSION)
 		attach(link, &welcome);
-	else if (frame->header.type == LB_ERROR && lb_decode_error(frame->body, frame->header.body_length, &error))
+	else if (frame->header.type == LB_ERROR &&
+			 lb_decode_error(frame->body, frame->header.body_length, &error))
 		handle_refusal(link, &error);
 	else
 		attempt_failed(link, "it does not speak this protocol", 0);
@@ -609,10 +626,12 @@ send_request(NodeLink *link, lb_frame_type type, const void *body, size_t length
 void
 NodeLinkRequestSlabs(NodeLink *link, uint32 count)
 {
-	lb_slab_request request = {.slab_pages = SlabTablePages(), .count = Min(count, LB_SLABS_PER_FRAME)};
+	lb_slab_request request = {.slab_pages = SlabTablePages(),
+							   .count = Min(count, LB_SLABS_PER_FRAME)};
 	uint8 body[LB_BODY_MAX];
 
-	if (link->state != LINK_ATTACHED || link->slab_request_at != 0 || lb_now_ns() < link->refused_slabs_until)
+	if (link->state != LINK_ATTACHED || link->slab_request_at != 0 ||
+		lb_now_ns() < link->refused_slabs_until)
 		return;
 	if (send_request(link, LB_SLAB_REQUEST, body, lb_encode_slab_request(body, &request)))
 		link->slab_request_at = lb_now_ns();
@@ -657,7 +676,8 @@ check_answers(NodeLink *link, uint64 now)
 	if ((link->sent_count > 0 && now > link->sent[0].sent_at + limit) ||
 		(link->ping_sequence != 0 && now > link->ping_at + limit))
 		link_lost(link, psprintf("no answer within %d ms", node_timeout_ms));
-	else if (link->slab_request_at != 0 && now > link->slab_request_at + SLAB_TIMEOUT_FACTOR * limit)
+	else if (link->slab_request_at != 0 &&
+			 now > link->slab_request_at + SLAB_TIMEOUT_FACTOR * limit)
 		link_lost(link, "it did not answer a request for memory in time");
 	else if (link->ping_sequence == 0 && (suspect || now > link->ping_at + PING_MS * MS_NS))
 		ping(link, now);

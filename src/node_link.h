@@ -19,7 +19,7 @@
 #include "lb_net.h"
 #include "lb_stream.h"
 
-#define PUSHES_OUTSTANDING 2	/* PUSH messages that may wait for their answers on one link */
+#define PUSHES_OUTSTANDING 2 /* PUSH messages that may wait for their answers on one link */
 
 typedef enum LinkState
 {
@@ -33,7 +33,7 @@ typedef enum LinkState
 typedef struct SentPush
 {
 	uint64 sequence;
-	uint64 sent_at;				/* lb_now_ns */
+	uint64 sent_at; /* lb_now_ns */
 	uint32 count;
 	uint32 buffers[LB_BATCH_MAX];
 	uint32 entries[LB_BATCH_MAX];
@@ -46,30 +46,30 @@ typedef struct NodeLink
 	Instance *instance;
 	LinkState state;
 
-	int connecting_fd;			/* while connect() is under way, else -1 */
-	lb_stream *stream;			/* from then on */
+	int connecting_fd; /* while connect() is under way, else -1 */
+	lb_stream *stream; /* from then on */
 	lb_address address;
-	uint64 epoch;				/* of this attachment */
-	uint64 token;				/* of the last attachment: shows the node that we are the same holder */
+	uint64 epoch; /* of this attachment */
+	uint64 token; /* of the last attachment: shows the node that we are the same holder */
 	uint64 capacity_pages;
-	uint64 deadline;			/* connecting: when to give up */
+	uint64 deadline; /* connecting: when to give up */
 	uint64 next_attempt;
-	int failures;				/* attempts since it was attached last */
-	bool complained;			/* the present outage is in the log */
+	int failures;    /* attempts since it was attached last */
+	bool complained; /* the present outage is in the log */
 	bool attached_before;
 	uint64 attached_or_lost_at; /* when it was attached last, or the agent started */
 
-	uint64 sequence;			/* of the last request */
+	uint64 sequence; /* of the last request */
 	SentPush sent[PUSHES_OUTSTANDING];
 	int sent_count;
-	uint32 *queued_buffers;		/* for this node, not sent yet: room for all comm buffers */
+	uint32 *queued_buffers; /* for this node, not sent yet: room for all comm buffers */
 	uint32 *queued_entries;
 	uint32 queued_count;
 
-	uint64 ping_sequence;		/* of the PING that waits for its answer, or 0 */
+	uint64 ping_sequence; /* of the PING that waits for its answer, or 0 */
 	uint64 ping_at;
 	uint64 heard_at;
-	uint64 slab_request_at;		/* a SLAB_REQUEST waits since then, or 0 */
+	uint64 slab_request_at;     /* a SLAB_REQUEST waits since then, or 0 */
 	uint64 refused_slabs_until; /* the node had no more memory for us; ask again then */
 } NodeLink;
 
@@ -105,4 +105,4 @@ extern void NodeLinkRelease(NodeLink *link, const lb_release_batch *batch);
 /* The agent ends: give everything up without waiting. */
 extern void NodeLinkShutdown(NodeLink *link);
 
-#endif							/* LEGOBASE_NODE_LINK_H */
+#endif /* LEGOBASE_NODE_LINK_H */

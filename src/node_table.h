@@ -86,7 +86,7 @@ extern void NodeTableResetStats(void);
 extern void NodeTableGetRow(int node, NodeRow *row);
 
 /*
- * Costs, as moving averages in nanoseconds: of a page read from the node, from storage, and from the kernel's cache. 0 while
+ * Costs, as moving averages in nanoseconds: of a page read from the node, from storage itself, and from the kernel's cache. 0 while
  * nothing is known. Updates may be lost to each other: these are estimates.
  */
 extern uint32 NodeTableReadCost(int node);
@@ -102,4 +102,4 @@ extern bool NodeTableMayProbe(int node);
 extern uint32 NodeTableUnmapCounter(void);
 extern void NodeTableAskUnmap(void);
 
-#endif							/* LEGOBASE_NODE_TABLE_H */
+#endif /* LEGOBASE_NODE_TABLE_H */

@@ -24,12 +24,12 @@
 #define REF_MASK UINT32_C(0x000fffff)
 #define USAGE_ONE UINT32_C(0x00100000)
 #define USAGE_MASK UINT32_C(0x00300000)
-#define LINKED UINT32_C(0x00400000)		/* found through the hash table */
-#define IN_FLIGHT UINT32_C(0x00800000) /* the push has not ended */
+#define LINKED UINT32_C(0x00400000)     /* found through the hash table */
+#define IN_FLIGHT UINT32_C(0x00800000)  /* the push has not ended */
 #define NODE_HOLDS UINT32_C(0x01000000) /* the memory node holds something in the slot */
 
-#define REFS(state) ((state) & REF_MASK)
-#define USAGE(state) (((state) & USAGE_MASK) / USAGE_ONE)
+#define REFS(state) ((state) &REF_MASK)
+#define USAGE(state) (((state) &USAGE_MASK) / USAGE_ONE)
 
 /*
  * Linked pages, counted by a hash of their relation fork: a drop of something that has none in remote memory, the common
@@ -40,7 +40,7 @@
 typedef struct PageDirectory
 {
 	uint32 entries;
-	uint32 buckets;				/* a power of two, at least DIRECTORY_PARTITIONS */
+	uint32 buckets; /* a power of two, at least DIRECTORY_PARTITIONS */
 	pg_atomic_uint32 used;
 	pg_atomic_uint64 next_version;
 	pg_atomic_uint32 everything; /* changes of many pages at once; see PageStamp */
@@ -49,7 +49,8 @@ typedef struct PageDirectory
 } PageDirectory;
 
 StaticAssertDecl(sizeof(PageDirectoryEntry) == 48, "the directory is sized for 48 bytes an entry");
-StaticAssertDecl(LB_PAGE_SIZE == BLCKSZ, "legobase serves servers with the default block size only");
+StaticAssertDecl(LB_PAGE_SIZE == BLCKSZ,
+				 "legobase serves servers with the default block size only");
 
 static PageDirectory *directory;
 static uint32 *bucket_heads;
@@ -80,7 +81,8 @@ PageDirectoryShmemSize(void)
 {
 	uint32 n = settings_max_pages();
 
-	return add_size(add_size(header_size(), buckets_size(n)), mul_size(sizeof(PageDirectoryEntry), n));
+	return add_size(add_size(header_size(), buckets_size(n)),
+					mul_size(sizeof(PageDirectoryEntry), n));
 }
 
 void
@@ -290,7 +292,7 @@ PageDirectoryStamp(const lb_page_tag *tag)
 
 	stamp.partition = pg_atomic_read_u32(&directory->changes[bucket.partition]);
 	stamp.everything = pg_atomic_read_u32(&directory->everything);
-	pg_memory_barrier();		/* before what the caller reads from storage */
+	pg_memory_barrier(); /* before what the caller reads from storage */
 	return stamp;
 }
 
@@ -420,7 +422,7 @@ evictable(uint32 state)
 }
 
 bool
-PageDirectoryTryEvict(uint32 number, bool (*still_wanted) (const lb_page_tag *tag))
+PageDirectoryTryEvict(uint32 number, bool (*still_wanted)(const lb_page_tag *tag))
 {
 	PageDirectoryEntry *entry = &entries[number];
 	uint32 state = pg_atomic_read_u32(&entry->state);

@@ -44,18 +44,18 @@
 typedef struct PageDirectoryEntry
 {
 	lb_page_tag tag;
-	uint32 next;				/* in the hash chain, or in the slab's list of free slots */
-	uint64 version;				/* of the page; higher is newer */
-	uint64 checksum;			/* lb_page_checksum of the page */
-	pg_atomic_uint32 state;		/* reference count, usage, flags; page_directory.c */
-	uint32 comm_buffer;			/* while in flight */
+	uint32 next;            /* in the hash chain, or in the slab's list of free slots */
+	uint64 version;         /* of the page; higher is newer */
+	uint64 checksum;        /* lb_page_checksum of the page */
+	pg_atomic_uint32 state; /* reference count, usage, flags; page_directory.c */
+	uint32 comm_buffer;     /* while in flight */
 } PageDirectoryEntry;
 
 /* A pinned page, as PageDirectoryPin found it. */
 typedef struct PagePin
 {
 	uint32 entry;
-	uint32 comm_buffer;			/* retained; INVALID_COMM_BUFFER when the page is in its slot */
+	uint32 comm_buffer; /* retained; INVALID_COMM_BUFFER when the page is in its slot */
 	uint64 version;
 	uint64 checksum;
 } PagePin;
@@ -109,8 +109,8 @@ extern void PageDirectoryForgetVersion(const lb_page_tag *tag, uint32 entry, uin
  * stamp: of a page that was read; null for one that was written. Returns the version, or 0 when it was refused (the stamp
  * is no longer true, or the slab is being given up); then the entry is free again.
  */
-extern uint64 PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 comm_buffer,
-								const PageStamp *stamp, uint32 usage);
+extern uint64 PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum,
+								uint32 comm_buffer, const PageStamp *stamp, uint32 usage);
 
 /*
  * The push of an entry has ended; called once for each linked entry, by the agent. published: the page is in its slot.
@@ -127,7 +127,7 @@ extern void PageDirectoryUnreserve(uint32 entry);
  * no lock held (is the page in shared_buffers?), and may be null. Returns true with the entry reserved. A usage above 0 is
  * counted down by one.
  */
-extern bool PageDirectoryTryEvict(uint32 entry, bool (*still_wanted) (const lb_page_tag *tag));
+extern bool PageDirectoryTryEvict(uint32 entry, bool (*still_wanted)(const lb_page_tag *tag));
 
 /* Which pages are meant. Unused fields hold whatever: the flags say what is compared. */
 typedef struct PageSelection
@@ -136,8 +136,9 @@ typedef struct PageSelection
 	bool by_database;
 	bool by_relation;
 	bool by_fork;
-	lb_page_tag from;			/* block: the first one meant, with by_fork */
-	BlockNumber end;			/* with by_fork: the first one not meant, InvalidBlockNumber if there is no end */
+	lb_page_tag from; /* block: the first one meant, with by_fork */
+	BlockNumber
+		end; /* with by_fork: the first one not meant, InvalidBlockNumber if there is no end */
 } PageSelection;
 
 /*
@@ -171,4 +172,4 @@ extern uint32 PageDirectoryUsed(void);
  */
 extern bool PageDirectoryTakeRelease(uint32 entry, uint64 *version);
 
-#endif							/* LEGOBASE_PAGE_DIRECTORY_H */
+#endif /* LEGOBASE_PAGE_DIRECTORY_H */

@@ -32,7 +32,7 @@ typedef enum FetchResult
 {
 	FETCHED_COMM_BUFFER,
 	FETCHED_REMOTE,
-	FETCHED_KERNEL_CACHE,		/* the file's page, and cheaper */
+	FETCHED_KERNEL_CACHE, /* the file's page, and cheaper */
 	NOT_FETCHED,
 	FETCH_INTERRUPTED
 } FetchResult;
@@ -68,12 +68,13 @@ static FetchResult
 verify(const lb_page_tag *tag, const PagePin *pin, int node, const lb_slot_ref *slot, char *buffer)
 {
 	NodeReadResult again;
+	uint64 elapsed;
 
 	if (lb_page_checksum(buffer) == pin->checksum && !LB_FAULT("read.damaged"))
 		return FETCHED_REMOTE;
 
 	StatsCount(STAT_CHECKSUM_FAILURES, 1);
-	again = NodeClientRead(node, slot, buffer);
+	again = NodeClientRead(node, slot, buffer, &elapsed);
 	if (again == NODE_READ_INTERRUPTED)
 		return FETCH_INTERRUPTED;
 	if (again == NODE_READ_DONE && lb_page_checksum(buffer) == pin->checksum)
@@ -81,12 +82,13 @@ verify(const lb_page_tag *tag, const PagePin *pin, int node, const lb_slot_ref *
 	if (again == NODE_READ_DONE)
 	{
 		PageDirectoryForgetVersion(tag, pin->entry, pin->version);
-		ereport(LOG,
-				(errmsg("legobase: damaged page in memory node \"%s\": relation %u/%u/%u, fork %u, block %u",
-						NodeTableUri(node), tag->tablespace, tag->database, tag->relation, tag->fork,
-						tag->block),
-				 errdetail("Its checksum is not the one it was sent with. The page is read from storage instead, and not used from there again."),
-				 errhint("If this is repeated, check the memory of that host.")));
+		ereport(LOG, (errmsg("legobase: damaged page in memory node \"%s\": relation %u/%u/%u, "
+							 "fork %u, block %u",
+							 NodeTableUri(node), tag->tablespace, tag->database, tag->relation,
+							 tag->fork, tag->block),
+					  errdetail("Its checksum is not the one it was sent with. The page is read "
+								"from storage instead, and not used from there again."),
+					  errhint("If this is repeated, check the memory of that host.")));
 	}
 	return NOT_FETCHED;
 }
@@ -98,24 +100,23 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 	int node = SlabTableSlot(pin->entry, &slot);
 	bool far = NodeClientReadAheadHelps(node);
 	NodeReadResult result = NODE_READ_DONE;
-	uint64 start;
+	uint64 start = lb_now_ns();
+	uint64 elapsed = 0;
 	bool read_ahead;
 
 	if (NodeTableState(node) != NODE_UP)
 		return NOT_FETCHED;
 
-	start = lb_now_ns();
 	read_ahead = far && ReadAheadTake(tag, pin, buffer);
 	if (!read_ahead)
 	{
 		if (far && kernel_cache_reads == KERNEL_CACHE_READS_AUTO && !debug_compare &&
 			try_kernel_cache(reln, tag, buffer))
 			return FETCHED_KERNEL_CACHE;
-		if (!debug_compare && storage_is_cheaper(node))
+		if (far && !debug_compare && storage_is_cheaper(node))
 			return NOT_FETCHED;
 		(void) LB_FAULT("read.before");
-		start = lb_now_ns();
-		result = NodeClientRead(node, &slot, buffer);
+		result = NodeClientRead(node, &slot, buffer, &elapsed);
 	}
 	if (result == NODE_READ_INTERRUPTED)
 		return FETCH_INTERRUPTED;
@@ -125,7 +126,7 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 	if (read_ahead)
 		StatsCount(STAT_READ_AHEAD_HITS, 1);
 	StatsReadTime(TIER_REMOTE, lb_now_ns() - start);
-	NodeTableCountReads(node, 1, read_ahead ? 0 : lb_now_ns() - start);
+	NodeTableCountReads(node, 1, elapsed);
 	return FETCHED_REMOTE;
 }
 
@@ -165,8 +166,8 @@ same_as_file(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, cons
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("legobase: remote copy differs from file: relation %u/%u/%u, fork %u, block %u",
 					tag->tablespace, tag->database, tag->relation, tag->fork, tag->block),
-			 errdetail("Remote page: version " UINT64_FORMAT ", LSN %X/%X. File: LSN %X/%X.", pin->version,
-					   LSN_FORMAT_ARGS(PageGetLSN(unconstify(char *, buffer))),
+			 errdetail("Remote page: version " UINT64_FORMAT ", LSN %X/%X. File: LSN %X/%X.",
+					   pin->version, LSN_FORMAT_ARGS(PageGetLSN(unconstify(char *, buffer))),
 					   LSN_FORMAT_ARGS(PageGetLSN(file_page.data)))));
 	PageDirectoryForgetVersion(tag, pin->entry, pin->version);
 	return false;

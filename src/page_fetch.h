@@ -16,4 +16,4 @@
  */
 extern bool PageFetch(SMgrRelation reln, const lb_page_tag *tag, char *buffer);
 
-#endif							/* LEGOBASE_PAGE_FETCH_H */
+#endif /* LEGOBASE_PAGE_FETCH_H */

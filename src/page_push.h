@@ -22,4 +22,4 @@ extern uint32 PagePushPrepare(const char *page);
 extern void PagePushWritten(const lb_page_tag *tag, uint32 comm_buffer);
 extern void PagePushAbandon(uint32 comm_buffer);
 
-#endif							/* LEGOBASE_PAGE_PUSH_H */
+#endif /* LEGOBASE_PAGE_PUSH_H */

@@ -34,7 +34,7 @@ typedef struct Clock
 } Clock;
 
 static Clock *clock_state;
-static int spared;				/* in the present call */
+static int spared; /* in the present call */
 
 Size
 PlacementShmemSize(void)

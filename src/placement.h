@@ -20,4 +20,4 @@ extern int PlacementChooseNode(const uint32 *free_slots, int count, uint32 rando
  */
 extern uint32 PlacementTakeSlot(void);
 
-#endif							/* LEGOBASE_PLACEMENT_H */
+#endif /* LEGOBASE_PLACEMENT_H */

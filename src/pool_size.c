@@ -40,7 +40,8 @@ compute_shares(const NodeLink *links, int count, uint64 now, uint32 shares[])
 		progress = false;
 		for (int i = 0; i < count && left > 0; i++)
 		{
-			bool full = links[i].state == LINK_ATTACHED && shares[i] >= links[i].capacity_pages / SlabTablePages();
+			bool full = links[i].state == LINK_ATTACHED &&
+						shares[i] >= links[i].capacity_pages / SlabTablePages();
 
 			if (full || !has_share(&links[i], now))
 				continue;
@@ -84,7 +85,7 @@ return_drained(NodeLink *links)
 			continue;
 		link = &links[SlabTableNodeOf(slab, &node_slab)];
 		if (link->state != LINK_ATTACHED)
-			continue;			/* lost: NodeLinkTick drains it */
+			continue; /* lost: NodeLinkTick drains it */
 		(void) PageDirectoryForgetRange(slab * pages, (slab + 1) * pages);
 		if (!SlabTableDrained(slab))
 		{

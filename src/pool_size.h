@@ -13,4 +13,4 @@
  */
 extern bool PoolSizeTick(NodeLink *links, int count, uint64 now);
 
-#endif							/* LEGOBASE_POOL_SIZE_H */
+#endif /* LEGOBASE_POOL_SIZE_H */

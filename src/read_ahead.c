@@ -21,14 +21,14 @@
 #include "stats.h"
 
 #define FRAMES (2 * LB_BATCH_MAX)
-#define BATCH 16				/* pages in a message, unless one is needed earlier */
-#define STREAMS 8				/* sequential scans told apart */
+#define BATCH 16  /* pages in a message, unless one is needed earlier */
+#define STREAMS 8 /* sequential scans told apart */
 #define RUN_MIN 3
 
 typedef enum FrameState
 {
 	FRAME_EMPTY,
-	FRAME_ASKED,				/* not sent yet */
+	FRAME_ASKED, /* not sent yet */
 	FRAME_SENT
 } FrameState;
 
@@ -45,14 +45,14 @@ typedef struct Frame
 
 typedef struct Stream
 {
-	lb_page_tag next;			/* the page that would continue it */
-	uint32 run;					/* neighbouring pages so far */
-	uint32 asked_until;			/* first block that was not asked for yet */
+	lb_page_tag next;   /* the page that would continue it */
+	uint32 run;         /* neighbouring pages so far */
+	uint32 asked_until; /* first block that was not asked for yet */
 	uint64 last_used;
 } Stream;
 
 static Frame frames[FRAMES];
-static char *frame_pages;		/* malloc: made at first use, kept */
+static char *frame_pages; /* malloc: made at first use, kept */
 static int next_frame;
 static int frames_in_use;
 static int frames_asked;
@@ -112,7 +112,7 @@ send_asked(int node)
 
 	for (int i = 0; i < FRAMES && count < LB_BATCH_MAX; i++)
 	{
-		Frame *frame = &frames[(next_frame + i) % FRAMES];	/* the oldest first */
+		Frame *frame = &frames[(next_frame + i) % FRAMES]; /* the oldest first */
 
 		if (frame->state != FRAME_ASKED || frame->node != node)
 			continue;
@@ -251,7 +251,7 @@ fill_window(SMgrRelation reln, Stream *stream, uint32 window)
 {
 	lb_page_tag tag = stream->next;
 	uint32 end = stream->next.block + window;
-	uint32 nodes_asked = 0;		/* a bit each: MAX_NODES is 32 */
+	uint32 nodes_asked = 0; /* a bit each: MAX_NODES is 32 */
 
 	for (tag.block = Max(stream->asked_until, stream->next.block); tag.block < end; tag.block++)
 	{

@@ -25,4 +25,4 @@ extern bool ReadAheadTake(const lb_page_tag *tag, const PagePin *pin, char *buff
 /* A page was read from a memory node: if it continues a sequence, ask for the pages after it. */
 extern void ReadAheadContinue(SMgrRelation reln, const lb_page_tag *tag);
 
-#endif							/* LEGOBASE_READ_AHEAD_H */
+#endif /* LEGOBASE_READ_AHEAD_H */

@@ -38,6 +38,9 @@
 #include "smgr_table.h"
 #include "stats.h"
 
+/* A read that took so long was not served from the kernel's cache: it tells what storage costs. */
+#define COLD_READ_NS 10000
+
 /* Temporary relations never become remote; without shared memory (single-user mode) nothing does. */
 static inline bool
 is_remote(const RelFileNodeBackend *rnode)
@@ -81,17 +84,18 @@ remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 	elapsed = lb_now_ns() - start;
 	StatsCount(STAT_STORAGE_READS, 1);
 	StatsReadTime(TIER_STORAGE, elapsed);
-	NodeTableNoteStorageRead(elapsed);
+	if (elapsed >= COLD_READ_NS)
+		NodeTableNoteStorageRead(elapsed);
 	PagePushRead(&tag, buffer, &stamp);
 }
 
-typedef void (*MdWriteFunction) (SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
-								 bool skipFsync);
+typedef void (*MdWriteFunction)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
+								char *buffer, bool skipFsync);
 
 /* mdwrite or mdextend; what is pushed is what was written. */
 static void
-write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
-			  char *buffer, bool skipFsync)
+write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum,
+			  BlockNumber blocknum, char *buffer, bool skipFsync)
 {
 	lb_page_tag tag;
 	uint32 comm_buffer;
@@ -133,13 +137,15 @@ write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum
 }
 
 static void
-remote_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer, bool skipFsync)
+remote_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
+			 bool skipFsync)
 {
 	write_through(mdwrite, reln, forknum, blocknum, buffer, skipFsync);
 }
 
 static void
-remote_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer, bool skipFsync)
+remote_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
+			  bool skipFsync)
 {
 	write_through(mdextend, reln, forknum, blocknum, buffer, skipFsync);
 }

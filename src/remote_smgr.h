@@ -19,4 +19,4 @@ extern void RemoteForgetDatabase(Oid database, Oid tablespace);
 /* Forget the remote pages of a relation's storage, all forks; returns how many. */
 extern uint64 RemoteForgetRelation(RelFileNode rnode);
 
-#endif							/* LEGOBASE_REMOTE_SMGR_H */
+#endif /* LEGOBASE_REMOTE_SMGR_H */

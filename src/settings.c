@@ -15,8 +15,8 @@
 
 #define PAGES_PER_MB (1024 * 1024 / LB_PAGE_SIZE)
 #define DEFAULT_EXTERNAL_POOL_MB 1024
-#define MAX_POOL_MB (16 * 1024 * 1024)	/* 2^31 pages: page numbers have 32 bits */
-#define SLABS_WANTED 1024		/* no more slabs than this, as long as their size may grow */
+#define MAX_POOL_MB (16 * 1024 * 1024) /* 2^31 pages: page numbers have 32 bits */
+#define SLABS_WANTED 1024              /* no more slabs than this, as long as their size may grow */
 
 char *memory_nodes_setting;
 int embedded_memory_mb;
@@ -120,13 +120,15 @@ parse_node_list(const char *value, lb_uri *uris)
 		if (!lb_uri_parse(lfirst(cell), false, &uris[count], &status))
 		{
 			GUC_check_errdetail("%s.", status.message);
-			GUC_check_errhint("Memory nodes are written as tcp://host:port or shm:///path/of/socket, separated by commas, or \"embedded\".");
+			GUC_check_errhint("Memory nodes are written as tcp://host:port or "
+							  "shm:///path/of/socket, separated by commas, or \"embedded\".");
 			return -1;
 		}
 		if (uris[count].transport == LB_TRANSPORT_RDMA)
 		{
 			GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
-			GUC_check_errdetail("This build of legobase has no RDMA data plane: \"%s\".", uris[count].text);
+			GUC_check_errdetail("This build of legobase has no RDMA data plane: \"%s\".",
+								uris[count].text);
 			return -1;
 		}
 		for (int i = 0; i < count; i++)
@@ -192,30 +194,35 @@ define_server_settings(void)
 {
 	DefineCustomStringVariable("legobase.memory_nodes",
 							   "Memory nodes that hold the remote buffer pool.",
-							   "A comma-separated list of tcp://host:port and shm:///path, or \"embedded\": the server starts one of its own on this host.",
+							   "A comma-separated list of tcp://host:port and shm:///path, or "
+							   "\"embedded\": the server starts one of its own on this host.",
 							   &memory_nodes_setting, "embedded", PGC_POSTMASTER, 0,
 							   check_memory_nodes, assign_memory_nodes, NULL);
-	DefineCustomIntVariable("legobase.embedded_memory",
-							"Memory of the embedded memory node.", NULL, &embedded_memory_mb, 128,
-							2, MAX_POOL_MB, PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL, NULL);
-	DefineCustomIntVariable("legobase.max_remote_pool_size",
-							"Largest size that the remote buffer pool can be given while the server runs.",
-							"The page directory is made for this size. -1: embedded_memory, or 1GB with memory nodes of one's own.",
-							&max_remote_pool_size_mb, -1, -1, MAX_POOL_MB, PGC_POSTMASTER, GUC_UNIT_MB, NULL,
-							NULL, NULL);
-	DefineCustomIntVariable("legobase.remote_pool_size",
-							"Size of the remote buffer pool.",
-							"At most max_remote_pool_size, which is also what -1 means. 0 stops the use of remote memory.",
-							&remote_pool_size_mb, -1, -1, MAX_POOL_MB, PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL,
-							NULL);
-	DefineCustomBoolVariable("legobase.take_over",
-							 "Attach to memory nodes even though another live server holds this instance.",
-							 "The other server is fenced off. For failover; leave it off otherwise.", &take_over,
-							 false, PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("legobase.node_timeout",
-							"Time after which a memory node that does not answer is treated as lost.",
-							"A page read that takes a quarter of it goes to storage.", &node_timeout_ms, 1000,
-							20, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("legobase.embedded_memory", "Memory of the embedded memory node.", NULL,
+							&embedded_memory_mb, 128, 2, MAX_POOL_MB, PGC_POSTMASTER, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"legobase.max_remote_pool_size",
+		"Largest size that the remote buffer pool can be given while the server runs.",
+		"The page directory is made for this size. -1: embedded_memory, or 1GB with memory nodes "
+		"of one's own.",
+		&max_remote_pool_size_mb, -1, -1, MAX_POOL_MB, PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL,
+		NULL);
+	DefineCustomIntVariable("legobase.remote_pool_size", "Size of the remote buffer pool.",
+							"At most max_remote_pool_size, which is also what -1 means. 0 stops "
+							"the use of remote memory.",
+							&remote_pool_size_mb, -1, -1, MAX_POOL_MB, PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable(
+		"legobase.take_over",
+		"Attach to memory nodes even though another live server holds this instance.",
+		"The other server is fenced off. For failover; leave it off otherwise.", &take_over, false,
+		PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"legobase.node_timeout",
+		"Time after which a memory node that does not answer is treated as lost.",
+		"A page read that takes a quarter of it goes to storage.", &node_timeout_ms, 1000, 20,
+		60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 void
@@ -225,18 +232,19 @@ settings_define(void)
 	DefineCustomBoolVariable("legobase.debug_compare",
 							 "Compare each page that comes from remote memory with the file.", NULL,
 							 &debug_compare, false, PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomEnumVariable("legobase.kernel_cache_reads",
-							 "Read a page from the operating system's cache where that is cheaper than remote memory.",
-							 "auto: for memory nodes that are slower than the cache.", &kernel_cache_reads,
-							 KERNEL_CACHE_READS_AUTO, kernel_cache_options, PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("legobase.read_ahead_pages",
-							"Pages read ahead of a sequential scan from a memory node.",
-							"0 switches read-ahead off. Nodes reached through shared memory need none.",
-							&read_ahead_pages, 16, 0, LB_BATCH_MAX, PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable(
+		"legobase.kernel_cache_reads",
+		"Read a page from the operating system's cache where that is cheaper than remote memory.",
+		"auto: for memory nodes that are slower than the cache.", &kernel_cache_reads,
+		KERNEL_CACHE_READS_AUTO, kernel_cache_options, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"legobase.read_ahead_pages", "Pages read ahead of a sequential scan from a memory node.",
+		"0 switches read-ahead off. Nodes reached through shared memory need none.",
+		&read_ahead_pages, 16, 0, LB_BATCH_MAX, PGC_USERSET, 0, NULL, NULL, NULL);
 #ifdef LB_FAULT_POINTS
 	DefineCustomStringVariable("legobase.fault_points",
-							   "Places in the code where this server is made to fail, for tests.", NULL,
-							   &fault_points_setting, "", PGC_SUSET, 0, check_fault_points,
+							   "Places in the code where this server is made to fail, for tests.",
+							   NULL, &fault_points_setting, "", PGC_SUSET, 0, check_fault_points,
 							   assign_fault_points, NULL);
 #endif
 	MarkGUCPrefixReserved("legobase");

@@ -7,7 +7,7 @@
 
 #include "lb_uri.h"
 
-#define MAX_NODES 32			/* memory nodes one server can use */
+#define MAX_NODES 32 /* memory nodes one server can use */
 
 typedef enum KernelCacheReads
 {
@@ -27,7 +27,7 @@ extern int node_timeout_ms;
 
 /* Per session */
 extern bool debug_compare;
-extern int kernel_cache_reads;	/* KernelCacheReads */
+extern int kernel_cache_reads; /* KernelCacheReads */
 extern int read_ahead_pages;
 
 /* Define all parameters and reserve the prefix. Once, from _PG_init; needs shared_preload_libraries. */
@@ -46,4 +46,4 @@ extern uint32 settings_slab_pages(void);
 /* The parsed memory_nodes; how many. In embedded mode 0. */
 extern int settings_node_uris(const lb_uri **uris);
 
-#endif							/* LEGOBASE_SETTINGS_H */
+#endif /* LEGOBASE_SETTINGS_H */

@@ -18,24 +18,24 @@
 typedef struct Slab
 {
 	slock_t lock;
-	uint8 state;				/* SlabState */
+	uint8 state; /* SlabState */
 	int16 node;
-	uint32 node_slab;			/* the node's number for it */
-	uint32 free_head;			/* INVALID_ENTRY ends the list */
+	uint32 node_slab; /* the node's number for it */
+	uint32 free_head; /* INVALID_ENTRY ends the list */
 	uint32 free_count;
 } Slab;
 
 typedef struct NodeSlots
 {
-	pg_atomic_uint32 granted;	/* slots in active slabs */
+	pg_atomic_uint32 granted; /* slots in active slabs */
 	pg_atomic_uint32 free;
-	pg_atomic_uint32 hint;		/* the slab that had a free slot last */
+	pg_atomic_uint32 hint; /* the slab that had a free slot last */
 } NodeSlots;
 
 typedef struct SlabTable
 {
 	uint32 count;
-	uint32 pages;				/* in each slab */
+	uint32 pages; /* in each slab */
 	pg_atomic_uint32 active_pages;
 	NodeSlots nodes[MAX_NODES];
 	Slab slabs[FLEXIBLE_ARRAY_MEMBER];

@@ -61,4 +61,4 @@ extern uint32 SlabTableTakeFree(int node);
 /* Put an entry back. Only for page_directory.c: an entry becomes free when its last reference goes. */
 extern void SlabTablePutFree(uint32 entry);
 
-#endif							/* LEGOBASE_SLAB_TABLE_H */
+#endif /* LEGOBASE_SLAB_TABLE_H */

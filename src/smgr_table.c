@@ -62,12 +62,14 @@ check_server_version(void)
 	int running = atoi(GetConfigOption("server_version_num", false, false));
 
 	if (running / 10000 != LEGOBASE_PG_MAJOR || dlsym(RTLD_DEFAULT, MDTRUNCATE_WITNESS) == NULL)
-		ereport(FATAL,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("legobase does not support this server version"),
-				 errdetail("The server is %s; this library was built for PostgreSQL %d.11 or later.",
-						   GetConfigOption("server_version", false, false), LEGOBASE_PG_MAJOR),
-				 errhint("Build legobase for this server, or remove it from \"shared_preload_libraries\".")));
+		ereport(
+			FATAL,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("legobase does not support this server version"),
+			 errdetail("The server is %s; this library was built for PostgreSQL %d.11 or later.",
+					   GetConfigOption("server_version", false, false), LEGOBASE_PG_MAJOR),
+			 errhint("Build legobase for this server, or remove it from "
+					 "\"shared_preload_libraries\".")));
 }
 
 static void
@@ -78,14 +80,12 @@ overwrite(SmgrTable *table, const SmgrTable *replacement)
 	uintptr_t to = TYPEALIGN(page, (uintptr_t) table + sizeof(SmgrTable));
 
 	if (mprotect((void *) from, to - from, PROT_READ | PROT_WRITE) != 0)
-		ereport(FATAL,
-				(errcode(ERRCODE_SYSTEM_ERROR),
-				 errmsg("legobase could not make the storage-manager table writable: %m")));
+		ereport(FATAL, (errcode(ERRCODE_SYSTEM_ERROR),
+						errmsg("legobase could not make the storage-manager table writable: %m")));
 	memcpy(table, replacement, sizeof(SmgrTable));
 	if (mprotect((void *) from, to - from, PROT_READ) != 0)
-		ereport(FATAL,
-				(errcode(ERRCODE_SYSTEM_ERROR),
-				 errmsg("legobase could not protect the storage-manager table again: %m")));
+		ereport(FATAL, (errcode(ERRCODE_SYSTEM_ERROR),
+						errmsg("legobase could not protect the storage-manager table again: %m")));
 }
 
 void
@@ -99,21 +99,24 @@ smgr_table_replace(const SmgrTable *replacement)
 
 	dl_iterate_phdr(search_executable, &search);
 	if (search.matches != 1)
-		ereport(FATAL,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("legobase found %d storage-manager tables in the server, where it needs exactly one",
-						search.matches),
-				 errdetail("The server may have been built in an unusual way, or another module may have changed its storage manager."),
-				 errhint("Remove legobase, or the other module, from \"shared_preload_libraries\".")));
+		ereport(
+			FATAL,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("legobase found %d storage-manager tables in the server, where it needs "
+					"exactly one",
+					search.matches),
+			 errdetail("The server may have been built in an unusual way, or another module may "
+					   "have changed its storage manager."),
+			 errhint("Remove legobase, or the other module, from \"shared_preload_libraries\".")));
 	overwrite(search.found, replacement);
 
 	/* No file is opened or looked at by these two, whatever the relation. */
 	smgrclose(smgropen(nobody, InvalidBackendId));
 	if (!reached)
-		ereport(FATAL,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the server does not call the storage manager through the table that legobase found"),
-				 errhint("Remove legobase from \"shared_preload_libraries\".")));
+		ereport(FATAL, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("the server does not call the storage manager through the table "
+							   "that legobase found"),
+						errhint("Remove legobase from \"shared_preload_libraries\".")));
 }
 
 void

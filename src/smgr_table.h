@@ -16,4 +16,4 @@
 extern void smgr_table_replace(const SmgrTable *replacement);
 extern void smgr_table_reached(void);
 
-#endif							/* LEGOBASE_SMGR_TABLE_H */
+#endif /* LEGOBASE_SMGR_TABLE_H */

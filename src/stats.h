@@ -17,14 +17,14 @@ typedef enum StatCounter
 	STAT_COMM_BUFFER_HITS,
 	STAT_REMOTE_HITS,
 	STAT_STORAGE_READS,
-	STAT_KERNEL_CACHE_READS,	/* those storage reads that were chosen because the kernel had the page */
-	STAT_READ_AHEAD_PAGES,		/* asked for ahead of time */
-	STAT_READ_AHEAD_HITS,		/* remote hits that were read ahead */
-	STAT_COMM_BUFFER_WRITES,	/* pages queued for pushing */
-	STAT_PUSHED_PAGES,			/* published by a memory node */
+	STAT_KERNEL_CACHE_READS, /* those storage reads that were chosen because the kernel had the page */
+	STAT_READ_AHEAD_PAGES,   /* asked for ahead of time */
+	STAT_READ_AHEAD_HITS,    /* remote hits that were read ahead */
+	STAT_COMM_BUFFER_WRITES, /* pages queued for pushing */
+	STAT_PUSHED_PAGES,       /* published by a memory node */
 	STAT_STORAGE_WRITES,
-	STAT_DROPPED_PUSHES,		/* no comm buffer, no slot, refused, or lost with its node */
-	STAT_EVICTED_PAGES,			/* from remote memory, to make room */
+	STAT_DROPPED_PUSHES, /* no comm buffer, no slot, refused, or lost with its node */
+	STAT_EVICTED_PAGES,  /* from remote memory, to make room */
 	STAT_CHECKSUM_FAILURES,
 	STAT_COMPARE_MISMATCHES,
 	STAT_COMPARED_PAGES,
@@ -51,7 +51,7 @@ extern void StatsReadTime(StatTier tier, uint64 elapsed_ns);
 extern void StatsWriteTime(StatTier tier, uint64 elapsed_ns);
 
 extern uint64 StatsGet(StatCounter counter);
-extern uint64 StatsGetReadTime(StatTier tier);		/* nanoseconds */
+extern uint64 StatsGetReadTime(StatTier tier); /* nanoseconds */
 extern uint64 StatsGetWriteTime(StatTier tier);
 extern void StatsGetHistogram(StatTier tier, uint64 counts[LB_HISTOGRAM_BUCKETS]);
 
@@ -59,4 +59,4 @@ extern void StatsGetHistogram(StatTier tier, uint64 counts[LB_HISTOGRAM_BUCKETS]
 extern void StatsReset(void);
 extern TimestampTz StatsResetTime(void);
 
-#endif							/* LEGOBASE_STATS_H */
+#endif /* LEGOBASE_STATS_H */
