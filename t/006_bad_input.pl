@@ -320,7 +320,6 @@ fails_with('legobase_evict of nothing', $server, '(42P01|XX000)', qr/4242424/, q
 	{
 		fails_with("not preloaded: $call", $plain, '55000', qr/shared_preload_libraries/, "SELECT $call");
 	}
-	fails_with('LOAD', $plain, '55000', qr/shared_preload_libraries/, q{LOAD 'legobase'});
 	$plain->stop;
 }
 

@@ -104,7 +104,7 @@ sub cluster_settings
 	my (%params) = @_;
 	my @lines = (
 		'shared_buffers = 1MB', 'max_connections = 60',
-		'autovacuum = off', 'log_statement = none', 'log_min_messages = log',
+		'autovacuum = off', 'log_statement = none',
 		'checkpoint_timeout = 1h', 'max_wal_size = 1GB', 'restart_after_crash = on');
 
 	if (!$params{stock})

@@ -78,15 +78,16 @@ sub start
 {
 	my ($self, @more) = @_;
 	my $deadline = time + 20;
+	my $uri;
 
 	$self->launch(@more);
-	while ($self->output !~ /^ready: listening on (\S+?),?\s*$/m)
+	until (($uri) = $self->output =~ /^ready: listening on (\S+)$/m)
 	{
 		croak 'the memory node ended: ' . $self->output if !$self->running;
 		croak 'the memory node is not ready: ' . $self->output if time > $deadline;
 		usleep(10_000);
 	}
-	$self->{uri} = $self->{listen} = $1;
+	$self->{uri} = $self->{listen} = $uri;
 	return $self;
 }
 
