@@ -471,7 +471,10 @@ legobase_evict(PG_FUNCTION_ARGS)
 	require_loaded();
 
 	/* The lock keeps the relation from getting other files, so that no other relation can be meant in the end. */
-	relation = relation_open(oid, AccessShareLock);
+	relation = try_relation_open(oid, AccessShareLock);
+	if (relation == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", oid)));
 	if (!RELKIND_HAS_STORAGE(relation->rd_rel->relkind))
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("relation \"%s\" has no pages", RelationGetRelationName(relation)),
