@@ -1,6 +1,6 @@
 /*
  * lb_histogram.h
- *	  Latency histograms with logarithmic buckets: four per doubling, from 64 ns to about 17 s, so that a percentile is
+ *	  Latency histograms with logarithmic buckets: four per doubling, from 64 ns to about 13 s, so that a percentile is
  *	  right within about 10 %. Plain arithmetic; whoever shares a histogram between processes adds with atomics.
  */
 #ifndef LB_HISTOGRAM_H
