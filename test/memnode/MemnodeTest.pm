@@ -1,0 +1,50 @@
+# Building and finding what the tests of the memory node need.
+package MemnodeTest;
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use FindBin;
+
+my $root = abs_path("$FindBin::RealBin/../..");
+
+sub build
+{
+	my @command = @_;
+	my $output = `@command 2>&1`;
+	return if $? == 0;
+	print "Bail out!  cannot build: @command\n";
+	print STDERR $output;
+	exit 1;
+}
+
+# The program as users have it; made only if it isn't there, so that one with other flags is not replaced.
+sub plain_node
+{
+	my $path = "$root/memnode/legobase-memnode";
+	build("make -s -C $root -f memnode/Makefile.inc memnode/legobase-memnode") if !-x $path;
+	return $path;
+}
+
+# The program with sanitizers and fault points.
+sub sanitized_node
+{
+	my $path = 'build/memnode-asan/legobase-memnode';
+	build("make -s -C $root -f memnode/Makefile.inc $path");
+	return "$root/$path";
+}
+
+# Become the test program of this name, against this memory node.
+sub run_program
+{
+	my ($name, $node) = @_;
+	my $path = "$root/build/memnode-test/$name";
+	build("make -s -C $root/test/memnode ../../build/memnode-test/$name");
+	$ENV{MEMNODE} = $node;
+	$ENV{ASAN_OPTIONS} = 'detect_leaks=1:abort_on_error=0';
+	$ENV{UBSAN_OPTIONS} = 'print_stacktrace=1';
+	exec $path or die "cannot run $path: $!";
+}
+
+1;
