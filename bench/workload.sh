@@ -144,7 +144,7 @@ wl_warm()
 	wl_read_all buffer >/dev/null
 	case $config in
 		shm | tcp)
-			lb_psql "$wl_dir" bench "CREATE EXTENSION IF NOT EXISTS legobase"
+			lb_psql "$wl_dir" bench "SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS legobase"
 			for ((passes = 0; passes < 5; passes++)); do
 				lb_psql "$wl_dir" bench "SELECT legobase_drain()" >/dev/null
 				after=$(lb_psql "$wl_dir" bench "SELECT used_pages FROM legobase_summary")
