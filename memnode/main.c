@@ -26,16 +26,24 @@ fail(int exit_code, const lb_status *status)
 
 /* Memory that isn't there would show only when it is lent, and then as the kernel killing processes. */
 static bool
-check_memory(const options *options, lb_status *status)
+check_memory(const options *options, const machine_memory *memory, lb_status *status)
 {
-	machine_memory memory;
-
-	machine_memory_find("", &memory);
-	if (options->memory_bytes <= memory.bytes)
+	if (options->memory_bytes <= memory->bytes)
 		return true;
 	return lb_fail(status, LB_INVALID,
 				   "--memory: %" PRIu64 " MB are more than %s, which is %" PRIu64 " MB",
-				   options->memory_bytes >> 20, memory.limited_by, memory.bytes >> 20);
+				   options->memory_bytes >> 20, memory->limited_by, memory->bytes >> 20);
+}
+
+/* Not refused, because huge pages are not counted everywhere. */
+static void
+warn_of_little_memory(const options *options, const machine_memory *memory)
+{
+	if (memory->bytes - options->memory_bytes < options->memory_bytes / 50)
+		log_line(
+			LOG_WARNING,
+			"--memory leaves less than 2 %% of %s for the memory node itself: it may be killed",
+			memory->limited_by);
 }
 
 /* Each session and each slab takes a descriptor. */
@@ -58,15 +66,18 @@ raise_descriptor_limit(const options *options)
 static int
 serve(const options *options)
 {
+	machine_memory memory;
 	lb_status status;
 	int exit_code;
 
-	if (!check_memory(options, &status))
+	machine_memory_find("", &memory);
+	if (!check_memory(options, &memory, &status))
 		return fail(EXIT_CONFIGURATION, &status);
 	if (options->log_file && !log_to_file(options->log_file, &status))
 		return fail(EXIT_RUNTIME, &status);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	warn_of_little_memory(options, &memory);
 	raise_descriptor_limit(options);
 	exit_code = server_run(options);
 	log_close();

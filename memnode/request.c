@@ -4,11 +4,8 @@
  *
  * A request that makes no sense is answered with ERROR; a frame that no correct peer can send ends the session.
  */
-#include <inttypes.h>
-
 #include "lb_clock.h"
 #include "lb_fault.h"
-#include "log.h"
 #include "request.h"
 
 static bool
@@ -89,8 +86,6 @@ slab_return_handle(session *session, const lb_frame *frame)
 		return session_error(session, frame->header.sequence, LB_ERR_SLAB,
 							 "SLAB_RETURN of a slab that is not this instance's");
 	node_wake_worker(session->node);
-	log_line(LOG_NOTE, "instance %s: %u slabs returned, %" PRIu64 " MB left", tenant->name,
-			 list.count, tenant->held_pages / 128);
 	return true;
 }
 

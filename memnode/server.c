@@ -89,6 +89,21 @@ expire_tenants(node *node, uint64_t now_ns)
 	}
 }
 
+/* One line for all that was returned since the last tick: a pool that shrinks returns slab after slab. */
+static void
+log_returned_slabs(node *node)
+{
+	tenant *each;
+
+	for (each = TAILQ_FIRST(&node->tenants.all); each; each = TAILQ_NEXT(each, link))
+	{
+		if (each->returned > 0)
+			log_line(LOG_NOTE, "instance %s: %u slabs returned, %" PRIu64 " MB left", each->name,
+					 each->returned, each->held_pages / 128);
+		each->returned = 0;
+	}
+}
+
 /* This process was stopped for a while: nobody's time limit ran out in that time. */
 static void
 forgive_standstill(server *self, uint64_t now_ns)
@@ -114,6 +129,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 		forgive_standstill(self, now_ns);
 	self->ticked_ns = now_ns;
 	sessions_expire(node, now_ns);
+	log_returned_slabs(node);
 	expire_tenants(node, now_ns);
 	for (int i = 0; i < self->listener_count; i++)
 		listener_resume(&self->listeners[i]);

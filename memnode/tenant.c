@@ -206,6 +206,7 @@ tenant_return_slabs(tenant *tenant, slab_pool *pool, const lb_slab_list *list)
 			tenant->slabs[list->slabs[taken]] = returned[taken];
 		return false;
 	}
+	tenant->returned += taken;
 	for (uint32_t i = 0; i < taken; i++)
 	{
 		tenant->held_pages -= returned[i]->pages;

@@ -52,6 +52,7 @@ typedef struct tenant
 	uint32_t slab_pages;		/* size of every slab of this session; 0: not chosen yet */
 	uint32_t slab_numbers;		/* length of the array */
 	slab **slabs;				/* by number; null: not in use */
+	uint32_t returned;			/* slabs given back that the log does not tell of yet */
 	grant grant;
 } tenant;
 
