@@ -29,6 +29,7 @@
 #include "legobase.h"
 #include "node_table.h"
 #include "page_directory.h"
+#include "remote_smgr.h"
 #include "settings.h"
 #include "slab_table.h"
 #include "stats.h"
@@ -464,7 +465,6 @@ Datum
 legobase_evict(PG_FUNCTION_ARGS)
 {
 	Oid oid = PG_GETARG_OID(0);
-	PageSelection selection = {.by_tablespace = true, .by_database = true, .by_relation = true};
 	Relation relation;
 	uint64 forgotten;
 
@@ -479,10 +479,7 @@ legobase_evict(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("relation \"%s\" has no pages", RelationGetRelationName(relation)),
 						errdetail_relkind_not_supported(relation->rd_rel->relkind)));
-	selection.from.tablespace = relation->rd_node.spcNode;
-	selection.from.database = relation->rd_node.dbNode;
-	selection.from.relation = relation->rd_node.relNode;
-	forgotten = PageDirectoryForgetSelected(&selection);
+	forgotten = RemoteForgetRelation(relation->rd_node);
 	relation_close(relation, AccessShareLock);
 	PG_RETURN_INT64((int64) forgotten);
 }
