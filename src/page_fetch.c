@@ -113,7 +113,8 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 		if (far && kernel_cache_reads == KERNEL_CACHE_READS_AUTO && !debug_compare &&
 			try_kernel_cache(reln, tag, buffer))
 			return FETCHED_KERNEL_CACHE;
-		if (far && !debug_compare && storage_is_cheaper(node))
+		if (far && kernel_cache_reads == KERNEL_CACHE_READS_AUTO && !debug_compare &&
+			storage_is_cheaper(node))
 			return NOT_FETCHED;
 		(void) LB_FAULT("read.before");
 		result = NodeClientRead(node, &slot, buffer, &elapsed);

@@ -23,7 +23,6 @@ my $memnode = LegoBase::Memnode->new(transport => 'shm');
 my $node = legobase_cluster('offline', nodes => [$memnode]);
 
 make_filler($node);
-install_file_comparison($node, 'postgres');
 $node->safe_psql(
 	'postgres', q{
 	CREATE TABLE t (id int PRIMARY KEY, word text) WITH (fillfactor = 30);

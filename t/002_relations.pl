@@ -17,7 +17,6 @@ use Test::More;
 my $node = legobase_cluster('relations', conf => "allow_in_place_tablespaces = on\nmax_wal_size = 4GB");
 
 make_filler($node);
-install_file_comparison($node, 'postgres');
 $node->safe_psql('postgres', "CREATE TABLESPACE elsewhere LOCATION ''");
 
 sub sql
@@ -328,7 +327,6 @@ foreach my $threshold ('0', '1GB')
 		conf => "wal_level = minimal\nmax_wal_senders = 0\nwal_skip_threshold = $threshold");
 
 	make_filler($minimal);
-	install_file_comparison($minimal, 'postgres');
 	$minimal->safe_psql('postgres', 'CREATE TABLE truncated (i int); INSERT INTO truncated VALUES (1); CHECKPOINT');
 	$minimal->safe_psql(
 		'postgres', q{

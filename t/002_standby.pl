@@ -21,7 +21,6 @@ my $primary = legobase_cluster(
 	  . "max_standby_streaming_delay = 0");
 
 make_filler($primary);
-install_file_comparison($primary, 'postgres');
 $primary->safe_psql(
 	'postgres', q{
 	CREATE TABLE t (id int PRIMARY KEY, word text) WITH (fillfactor = 20);
@@ -34,7 +33,7 @@ $primary->safe_psql(
 });
 $primary->safe_psql('postgres', "CREATE TABLESPACE elsewhere LOCATION ''");
 $primary->safe_psql('postgres', 'CREATE DATABASE first_template');
-install_file_comparison($primary, 'first_template');
+install_functions($primary, 'first_template');
 $primary->safe_psql(
 	'first_template', q{
 	CREATE TABLE t (id int PRIMARY KEY, word text) WITH (fillfactor = 20);
@@ -65,10 +64,12 @@ sub catch_up
 # On the standby, bring all pages in use out of shared_buffers, written.
 sub standby_remote
 {
+	my ($db) = @_;
+
 	$primary->safe_psql('postgres', 'CHECKPOINT');
 	catch_up();
 	$standby->safe_psql('postgres', 'CHECKPOINT');
-	make_remote($standby);
+	make_remote($standby, $db);
 	return;
 }
 
@@ -85,7 +86,7 @@ sub no_difference
 	my ($db, $what) = @_;
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	standby_remote();
+	standby_remote($db);
 	is($standby->safe_psql($db, 'SELECT * FROM differing_blocks() LIMIT 20'),
 		'', "$what: all pages read as they are in the files");
 	return;
@@ -143,7 +144,7 @@ no_difference('postgres', 'redo');
 
 {
 	is(words($standby, 'reused'), 'first|5000', 'a database on the standby');
-	standby_remote();
+	standby_remote('reused');
 	cmp_ok(remote_pages($standby, 'reused', 't'), '>', 100, '... is in its remote memory');
 	$primary->safe_psql('postgres', 'DROP DATABASE reused');
 	catch_up();
@@ -154,12 +155,12 @@ no_difference('postgres', 'redo');
 	no_difference('reused', 'reused OID');
 
 	is(words($standby, 'moved'), 'first|5000', 'a database that will be moved');
-	standby_remote();
+	standby_remote('moved');
 	$primary->safe_psql('postgres', 'ALTER DATABASE moved SET TABLESPACE elsewhere');
 	$primary->safe_psql('moved', q{UPDATE t SET word = 'moved'; VACUUM (FREEZE) t});
 	catch_up();
 	is(words($standby, 'moved'), 'moved|5000', 'a moved database on the standby');
-	standby_remote();
+	standby_remote('moved');
 	$primary->safe_psql('postgres', 'ALTER DATABASE moved SET TABLESPACE pg_default');
 	catch_up();
 	is(words($standby, 'moved'), 'moved|5000', 'moved back');

@@ -232,7 +232,6 @@ foreach my $transport ('shm', 'tcp')
 	prepare($node);
 	with_ddl($transport, $node, $workload);
 	resized($transport, $node, $workload, @memnodes);
-	install_file_comparison($node, 'postgres');
 	is(differing_blocks($node, 'postgres'), '', "$transport: all pages read as they are in the files");
 	amcheck_clean($node, $transport);
 	$node->stop;

@@ -321,7 +321,6 @@ SKIP:
 
 # --- at the end ------------------------------------------------------------------------------------------------------
 
-install_file_comparison($node, 'postgres');
 is(differing_blocks($node, 'postgres'), '', 'all pages read as they are in the files');
 amcheck_clean($node, 'at the end');
 {

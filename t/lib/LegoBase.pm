@@ -22,11 +22,11 @@ use LegoBase::Memnode;
 
 our @EXPORT = qw(
   $source_tree
-  wait_for alive processes_below
+  wait_for alive
   legobase_cluster cluster_settings set_and_reload start_with_options start_stock start_legobase crash_by
   summary node_rows up_nodes wait_for_nodes wait_for_pool
-  make_filler fill_buffers settle make_remote pages_of relation_key remote_pages
-  install_file_comparison differing_blocks
+  install_functions make_filler fill_buffers settle make_remote pages_of relation_key remote_pages
+  differing_blocks
   embedded_node_pid server_process pids_by_name
   amcheck_clean in_background finish_background
   count_log_lines has_fault_points
@@ -239,14 +239,14 @@ sub wait_for_pool
 	return wait_for($what, $limit, sub { $test->(summary($node)->{pool_pages}) });
 }
 
-# A table large enough to push everything else out of shared_buffers, and what is needed to compare with files.
+# A table large enough to push everything else out of shared_buffers, and the functions that the tests use.
 sub make_filler
 {
 	my ($node) = @_;
 
+	install_functions($node, 'postgres');
 	$node->safe_psql(
 		'postgres', q{
-		CREATE EXTENSION pg_prewarm;
 		CREATE TABLE filler (pad text) WITH (fillfactor = 10);
 		INSERT INTO filler SELECT repeat('f', 700) FROM generate_series(1, 400);
 	});
@@ -274,12 +274,13 @@ sub settle
 	return;
 }
 
-# Bring all pages in use out of shared_buffers, into remote memory.
+# Bring all pages of all relations of the tests in a database out of shared_buffers, into remote memory.
 sub make_remote
 {
-	my ($node) = @_;
+	my ($node, $db) = @_;
 
 	settle($node);
+	$node->safe_psql($db // 'postgres', 'SELECT read_all_into_remote_memory()');
 	fill_buffers($node);
 	settle($node);
 	return;
@@ -314,33 +315,47 @@ sub remote_pages
 	return pages_of($node, relation_key($node, $db, $relation));
 }
 
-# --- comparing with files --------------------------------------------------------------------------------------------
+# --- functions in the database ---------------------------------------------------------------------------------------
 
-# What the server reads as a page must be what is in the file, once all is written: true for every page of every relation
-# of the tests, whatever they did.
-sub install_file_comparison
+# Clean pages are pushed as far as there are comm buffers free, and not pushed otherwise. So who wants all pages in remote
+# memory reads few at a time, and waits until they are there: read_all_into_remote_memory().
+#
+# What the server reads as a page must be what is in the file, once all is written. This is true for every page of every
+# relation, whatever happened to them: differing_blocks() lists the exceptions.
+sub install_functions
 {
 	my ($node, $db) = @_;
 
 	$node->safe_psql(
 		$db, q{
+		CREATE EXTENSION IF NOT EXISTS legobase;
 		CREATE EXTENSION IF NOT EXISTS pageinspect;
-		CREATE FUNCTION differing_blocks() RETURNS SETOF text LANGUAGE plpgsql AS $$
+		CREATE EXTENSION IF NOT EXISTS pg_prewarm;
+		CREATE FUNCTION forks_of_tests() RETURNS TABLE (name text, path text, fork text, blocks bigint)
+		LANGUAGE sql AS $$
+			SELECT c.oid::regclass::text, pg_relation_filepath(c.oid) || CASE WHEN f = 'main' THEN '' ELSE '_' || f END,
+				f, pg_relation_size(c.oid, f) / 8192
+			FROM pg_class c, unnest(ARRAY['main', 'fsm', 'vm', 'init']) f
+			WHERE c.oid >= 16384 AND c.relkind IN ('r', 'i', 't', 'm', 'S') AND c.relpersistence <> 't'
+		$$;
+		CREATE FUNCTION read_all_into_remote_memory() RETURNS void LANGUAGE plpgsql AS $$
 		DECLARE
 			rel record;
-			suffix text;
 		BEGIN
-			FOR rel IN SELECT c.oid, c.oid::regclass::text AS name, pg_relation_filepath(c.oid) AS path, fork
-				FROM pg_class c, unnest(ARRAY['main', 'fsm', 'vm', 'init']) fork
-				WHERE c.oid >= 16384 AND c.relkind IN ('r', 'i', 't', 'm', 'S') AND c.relpersistence <> 't'
+			FOR rel IN SELECT * FROM forks_of_tests() WHERE blocks > 0 AND name <> 'filler'
 			LOOP
-				suffix := CASE WHEN rel.fork = 'main' THEN '' ELSE '_' || rel.fork END;
-				RETURN QUERY SELECT format('%s %s %s', rel.name, rel.fork, block)
-					FROM generate_series(0, pg_relation_size(rel.oid, rel.fork) / 8192 - 1) block
-					WHERE get_raw_page(rel.name, rel.fork, block)
-						<> pg_read_binary_file(rel.path || suffix, block * 8192, 8192);
+				FOR start IN 0 .. rel.blocks::int - 1 BY 16
+				LOOP
+					PERFORM pg_prewarm(rel.name, 'read', rel.fork, start, least(start + 15, rel.blocks - 1));
+					PERFORM legobase_drain();
+				END LOOP;
 			END LOOP;
 		END $$;
+		CREATE FUNCTION differing_blocks() RETURNS SETOF text LANGUAGE sql AS $$
+			SELECT format('%s %s %s', name, fork, block)
+			FROM forks_of_tests(), generate_series(0, blocks - 1) block
+			WHERE get_raw_page(name, fork, block) <> pg_read_binary_file(path, block * 8192, 8192)
+		$$;
 	});
 	return;
 }
@@ -351,7 +366,7 @@ sub differing_blocks
 {
 	my ($node, $db) = @_;
 
-	make_remote($node);
+	make_remote($node, $db);
 	return $node->safe_psql($db, 'SELECT * FROM differing_blocks() LIMIT 20');
 }
 
