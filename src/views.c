@@ -114,7 +114,7 @@ add_text(Row *row, const char *text)
 
 /*
  * The functions exist in any database with the extension, but the shared memory that they look at only if the library was
- * there when the server started.
+ * there when the server started, and not in single-user mode.
  */
 static void
 require_loaded(void)
@@ -125,6 +125,9 @@ require_loaded(void)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("legobase must be loaded via shared_preload_libraries"),
 			 errhint("Add \"legobase\" to \"shared_preload_libraries\" and restart the server.")));
+	if (!legobase_in_use())
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("legobase is not in use in single-user mode")));
 }
 
 /* Begin a set-returning function: its rows go to the ReturnSetInfo that is returned. */
@@ -145,13 +148,10 @@ put_row(ReturnSetInfo *result, Row *row)
 	row->columns = 0;
 }
 
-/* 'disabled' while remote memory is not to be used: in single-user mode, or when the pool was set to nothing. */
 static const char *
 write_mode(void)
 {
-	if (!IsPostmasterEnvironment || settings_wanted_pages() == 0)
-		return "disabled";
-	return "writethrough";
+	return settings_wanted_pages() == 0 ? "disabled" : "writethrough";
 }
 
 /*
