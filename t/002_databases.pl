@@ -144,35 +144,33 @@ $node->stop;
 
 # DROP DATABASE waits until every process has closed its files. A process that waits for a memory node must do so too.
 my $memnode = LegoBase::Memnode->new(transport => 'tcp');
-my $waiting =
-  legobase_cluster('waiting', nodes => [$memnode], conf => 'legobase.node_timeout = 60s');
+my $waiting = legobase_cluster(
+	'waiting',
+	nodes => [$memnode],
+	conf => "legobase.node_timeout = 60s\nshared_buffers = 16MB");
 
-make_filler($waiting);
-$waiting->safe_psql(
-	'postgres', q{
-	CREATE DATABASE victim;
-	CREATE TABLE t (id int, pad text);
-	INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 2000) i;
-});
-make_remote($waiting);
+# A table that is written and read through a ring of a few buffers; the catalogs stay in shared_buffers.
+install_functions($waiting, 'postgres');
+$waiting->safe_psql('postgres', q{CREATE TABLE t AS SELECT i, repeat('x', 1000) AS pad FROM generate_series(1, 10000) i});
+settle($waiting);
+$waiting->safe_psql('postgres', 'SELECT read_all_into_remote_memory()');
 
 # connected before, so that only the read waits
 my $reader = $waiting->background_psql('postgres', on_error_stop => 0);
 my $dropper = $waiting->background_psql('postgres');
-$reader->query('SET application_name = reader; SELECT count(*) FROM pg_class');
-$dropper->query('SELECT count(*) FROM pg_class, pg_database, pg_tablespace, pg_shdepend');
+my $reader_works = q{SELECT clock_timestamp() - query_start > '500ms' FROM pg_stat_activity
+	WHERE application_name = 'reader' AND state = 'active'};
+$reader->query('SET application_name = reader; SELECT count(*) FROM t WHERE i < 0');
+$dropper->query('CREATE DATABASE rehearsal; DROP DATABASE rehearsal; CREATE DATABASE victim');
+$dropper->query($reader_works);
 $memnode->freeze;
 $reader->{stdin} .= "SELECT count(*) FROM t;\n";
 $reader->{run}->pump_nb;
-my $reader_pid = $reader->{run};
 ok( wait_for(
 		'the reader waits for the memory node',
 		10,
-		sub {
-			$reader->{run}->pump_nb;
-			$dropper->query(q{SELECT wait_event_type IS NOT NULL FROM pg_stat_activity
-				WHERE application_name = 'reader' AND state = 'active'}) eq 't';
-		}),
+		# without the wait it would be done in a few milliseconds
+		sub { $reader->{run}->pump_nb; $dropper->query($reader_works) eq 't' }),
 	'a process waits for the stopped memory node');
 my $started = time;
 $dropper->query('DROP DATABASE victim');
@@ -194,7 +192,7 @@ ok( wait_for(
 cmp_ok(time - $started, '<', 5, '... at once');
 $memnode->thaw;
 wait_for_nodes($waiting, 120);
-is($waiting->safe_psql('postgres', 'SELECT count(*) FROM t'), 2000, 'all rows are there afterwards');
+is($waiting->safe_psql('postgres', 'SELECT count(*) FROM t'), 10000, 'all rows are there afterwards');
 $reader->{run}->kill_kill;
 $dropper->quit;
 $waiting->stop;
