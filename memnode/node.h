@@ -46,6 +46,13 @@ typedef struct node
 	uint64_t malformed_frames;
 } node;
 
+/* How long ago; 0 if that is after now, as what happens while "now" is being acted upon may be. */
+static inline uint64_t
+elapsed_ns(uint64_t now_ns, uint64_t since_ns)
+{
+	return now_ns > since_ns ? now_ns - since_ns : 0;
+}
+
 /* There is work: let the event loop come to it. */
 static inline void
 node_wake_worker(node *node)

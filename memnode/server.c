@@ -77,7 +77,7 @@ expire_tenants(node *node, uint64_t now_ns)
 
 	for (each = TAILQ_FIRST(&node->tenants.all); each; each = TAILQ_NEXT(each, link))
 	{
-		if (each->agent || now_ns - each->detached_ns < keep_ns)
+		if (each->agent || elapsed_ns(now_ns, each->detached_ns) < keep_ns)
 			continue;
 		while (!TAILQ_EMPTY(&each->backends))
 			session_close(TAILQ_FIRST(&each->backends), "the instance's memory was freed");
@@ -125,7 +125,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 
 	(void) fd;
 	(void) what;
-	if (now_ns - self->ticked_ns > STANDSTILL_NS)
+	if (elapsed_ns(now_ns, self->ticked_ns) > STANDSTILL_NS)
 		forgive_standstill(self, now_ns);
 	self->ticked_ns = now_ns;
 	sessions_expire(node, now_ns);
@@ -137,7 +137,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 	if (node->session_count > 0)
 		self->used_ns = now_ns;
 	if (node->options->exit_when_unused_s > 0 &&
-		now_ns - self->used_ns >= node->options->exit_when_unused_s * SECOND_NS)
+		elapsed_ns(now_ns, self->used_ns) >= node->options->exit_when_unused_s * SECOND_NS)
 	{
 		log_line(LOG_NOTE, "stopping (unused for %u s)", node->options->exit_when_unused_s);
 		event_base_loopbreak(node->base);

@@ -284,7 +284,7 @@ sessions_expire(node *node, uint64_t now_ns)
 	for (each = TAILQ_FIRST(&node->strangers); each; each = next)
 	{
 		next = TAILQ_NEXT(each, link);
-		if (now_ns - each->heard_ns >= HELLO_WITHIN_NS)
+		if (elapsed_ns(now_ns, each->heard_ns) >= HELLO_WITHIN_NS)
 		{
 			log_limited(LOG_WARNING, "%s: connection ended: no HELLO", each->peer);
 			session_close(each, "no HELLO");
@@ -293,10 +293,10 @@ sessions_expire(node *node, uint64_t now_ns)
 	for (each = TAILQ_FIRST(&node->settled); each; each = next)
 	{
 		next = TAILQ_NEXT(each, link);
-		if (each->state == SESSION_REFUSED && now_ns - each->heard_ns >= REFUSED_FOR_NS)
+		if (each->state == SESSION_REFUSED && elapsed_ns(now_ns, each->heard_ns) >= REFUSED_FOR_NS)
 			session_close(each, "refused");
 		else if (each->state == SESSION_SETTLED && each->role == LB_ROLE_AGENT &&
-				 now_ns - each->heard_ns >= AGENT_SILENT_NS)
+				 elapsed_ns(now_ns, each->heard_ns) >= AGENT_SILENT_NS)
 			session_close(each, "silent for 30 s");
 	}
 }

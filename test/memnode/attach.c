@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "client.h"
-#include "lb_clock.h"
 #include "node_process.h"
 #include "tap.h"
 
@@ -248,14 +247,8 @@ main(void)
 {
 	static const char *const options[] = {"--memory", "64MB", "--tenant-quota", "32MB", NULL};
 	node_process second_node;
-	uint64_t started_ns;
-	client silent;
-	client slow;
 
 	node_start(&node, options);
-	started_ns = lb_now_ns();
-	client_open(&silent, node.tcp_uri);
-	client_open(&slow, node.shm_uri);
 	test_agent(node.shm_uri);
 	test_take_over(node.shm_uri);
 	test_backend(node.shm_uri);
@@ -270,20 +263,6 @@ main(void)
 	node_clean(&second_node);
 	test_roles();
 	test_malformed();
-
-	/* one that sends a byte now and then gets no more time than one that sends nothing */
-	for (int i = 0; i < 8 && lb_now_ns() - started_ns < UINT64_C(9000000000); i++)
-	{
-		if (write(lb_stream_fd(slow.stream), "LGB1" + i % 4, 1) != 1)
-			break;
-		client_receive_within(&slow, 1000);
-	}
-	is_number(client_receive_within(&silent, 12000), CLIENT_CLOSED, "no HELLO: closed");
-	is_number(client_receive_within(&slow, 1000), CLIENT_CLOSED, "half a HELLO: closed");
-	note("after %.1f s", (double) (lb_now_ns() - started_ns) / 1e9);
-	ok(lb_now_ns() - started_ns < UINT64_C(12000000000), "... within 10 s and a little");
-	client_close(&silent);
-	client_close(&slow);
 	is_number(node_stop(&node), 0, "clean exit");
 	node_clean(&node);
 	return done_testing();

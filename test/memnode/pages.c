@@ -15,6 +15,9 @@
 
 #define SLAB_BYTES ((size_t) 256 * LB_PAGE_SIZE)
 
+/* With --tenant-timeout 0, a detached tenant's memory is free after this time. */
+#define FREED_WITHIN_US 800000
+
 static node_process node;
 static uint8_t next_instance = 1;
 
@@ -292,7 +295,7 @@ test_zeroed(bool by_return)
 	}
 	client_close(&agent);
 	if (!by_return)
-		sleep(2); /* --tenant-timeout 1 */
+		usleep(FREED_WITHIN_US);
 
 	agent_open(&agent, node.shm_uri, second, 1);
 	client_request_slabs(&agent, 256, 32, &granted);
@@ -431,7 +434,7 @@ test_cut_off(void)
 int
 main(void)
 {
-	static const char *const options[] = {"--memory", "64MB", "--tenant-timeout", "1", NULL};
+	static const char *const options[] = {"--memory", "64MB", "--tenant-timeout", "0", NULL};
 	lb_node_figures figures;
 	client monitor;
 
@@ -439,13 +442,13 @@ main(void)
 	test_over(node.shm_uri);
 	test_over(node.tcp_uri);
 	test_tenants_apart();
-	sleep(2);
+	usleep(FREED_WITHIN_US);
 	test_zeroed(true);
 	test_zeroed(false);
 	test_bad_regions();
 	test_bad_pushes();
 	test_cut_off();
-	sleep(2);
+	usleep(FREED_WITHIN_US);
 	monitor_open(&monitor, node.tcp_uri);
 	is_number(client_status(&monitor, &figures), LB_STATUS_REPLY, "STATUS_REPLY");
 	is_number(figures.granted_pages, 0, "no memory is granted any more");

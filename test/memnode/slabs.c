@@ -117,8 +117,8 @@ test_memory_changes_hands(node_process *node)
 		usleep(100000);
 		client_request_slabs(&agents[2], 256, 16, &granted);
 	} while (granted.count == 0 && lb_now_ns() - begin_ns < UINT64_C(6000000000));
-	ok(lb_now_ns() - begin_ns > UINT64_C(1900000000), "the memory is kept for 2 s after the end");
-	ok(lb_now_ns() - begin_ns < UINT64_C(4000000000), "... and then freed");
+	ok(lb_now_ns() - begin_ns > UINT64_C(900000000), "the memory is kept for 1 s after the end");
+	ok(lb_now_ns() - begin_ns < UINT64_C(3000000000), "... and then freed");
 	client_close(&agents[2]);
 	usleep(200000);
 
@@ -236,15 +236,15 @@ int
 main(void)
 {
 	static const char *const small[] = {"--memory",         "64MB", "--tenant-quota",  "32MB",
-										"--tenant-timeout", "2",    "--no-huge-pages", NULL};
+										"--tenant-timeout", "1",    "--no-huge-pages", NULL};
 	static const char *const large[] = {"--memory", "1GB", "--no-huge-pages", NULL};
 	node_process node;
 
 	node_start(&node, small);
 	test_sizes(&node);
 	test_quota_and_return(&node);
-	usleep(3000000);
-	is_number(figures_of(&node).granted_pages, 0, "all was freed after 2 s");
+	usleep(1800000);
+	is_number(figures_of(&node).granted_pages, 0, "all was freed after 1 s");
 	test_memory_changes_hands(&node);
 	is_number(node_stop(&node), 0, "clean exit");
 	node_clean(&node);
