@@ -58,9 +58,10 @@ NodeLinkInit(NodeLink *link, int node, const lb_uri *uri, Instance *instance)
 static void
 end_push(uint32 buffer, uint32 entry, bool published)
 {
+	/* Counted first: whoever has waited for the push (legobase_drain) sees it counted. */
+	StatsCount(published ? STAT_PUSHED_PAGES : STAT_DROPPED_PUSHES, 1);
 	PageDirectoryPushEnded(entry, published);
 	CommBufferRelease(buffer);
-	StatsCount(published ? STAT_PUSHED_PAGES : STAT_DROPPED_PUSHES, 1);
 }
 
 /* All pages that were sent or queued are given up: the files have them. */
@@ -163,7 +164,6 @@ handle_push_ack(NodeLink *link, const lb_frame *frame)
 {
 	SentPush *push = &link->sent[0];
 	lb_push_ack ack;
-	uint32 published = 0;
 
 	if (link->sent_count == 0 || frame->header.sequence != push->sequence ||
 		!lb_decode_push_ack(frame->body, frame->header.body_length, &ack) ||
@@ -176,11 +176,10 @@ handle_push_ack(NodeLink *link, const lb_frame *frame)
 
 		if (ack.results[i] == LB_PUSH_BAD_CHECKSUM)
 			StatsCount(STAT_CHECKSUM_FAILURES, 1);
-		published += good ? 1 : 0;
+		NodeTableCountPushes(link->node, good ? 1 : 0);
 		end_push(push->buffers[i], push->entries[i], good);
 	}
 	StatsWriteTime(TIER_REMOTE, lb_now_ns() - push->sent_at);
-	NodeTableCountPushes(link->node, published);
 	link->sent_count--;
 	memmove(&link->sent[0], &link->sent[1], link->sent_count * sizeof(SentPush));
 	return true;

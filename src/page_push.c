@@ -32,6 +32,7 @@ copy_to_comm_buffer(const char *page)
 static bool
 push(const lb_page_tag *tag, uint32 comm_buffer, const PageStamp *stamp, uint32 usage)
 {
+	uint64 start = lb_now_ns();
 	uint64 checksum = lb_page_checksum(CommBufferPage(comm_buffer));
 	uint32 entry = PlacementTakeSlot();
 
@@ -45,6 +46,7 @@ push(const lb_page_tag *tag, uint32 comm_buffer, const PageStamp *stamp, uint32 
 	(void) LB_FAULT("push.linked");
 	CommBufferQueue(comm_buffer, entry);
 	StatsCount(STAT_COMM_BUFFER_WRITES, 1);
+	StatsWriteTime(TIER_COMM_BUFFER, lb_now_ns() - start);
 	return true;
 }
 
@@ -80,12 +82,8 @@ PagePushPrepare(const char *page)
 void
 PagePushWritten(const lb_page_tag *tag, uint32 comm_buffer)
 {
-	uint64 start = lb_now_ns();
-
 	/* Dropped or not, whatever was read from the file while it was written must not stay. */
-	if (push(tag, comm_buffer, NULL, USAGE_WRITTEN))
-		StatsWriteTime(TIER_COMM_BUFFER, lb_now_ns() - start);
-	else
+	if (!push(tag, comm_buffer, NULL, USAGE_WRITTEN))
 		PageDirectoryForget(tag);
 }
 
