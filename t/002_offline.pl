@@ -19,7 +19,7 @@ use PostgreSQL::Test::RecursiveCopy;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $memnode = LegoBase::Memnode->new(transport => 'shm');
+my $memnode = LegoBase::Memnode->new(transport => 'shm', memory => '192MB');
 my $node = legobase_cluster('offline', nodes => [$memnode]);
 
 make_filler($node);

@@ -40,7 +40,7 @@ sql(q{CREATE TABLE sized (id int, pad text);
 is( sql(q{SELECT pg_relation_size('sized')}),
 	-s $node->data_dir . '/' . sql(q{SELECT pg_relation_filepath('sized')}),
 	'pg_relation_size is the size of the file');
-is( sql(q{SELECT count(DISTINCT ctid::text::point) * 0 + max((ctid::text::point)[0])::int + 1 FROM sized}),
+is( sql(q{SELECT max((ctid::text::point)[0])::int + 1 FROM sized}),
 	sql(q{SELECT pg_relation_size('sized') / 8192}),
 	'... which holds all blocks, although nothing was checkpointed');
 
@@ -229,7 +229,8 @@ is( sql(q{SELECT count(DISTINCT ctid::text::point) * 0 + max((ctid::text::point)
 	sql(q{CREATE TABLE raced (id int PRIMARY KEY, n int) WITH (fillfactor = 20);
 		  INSERT INTO raced SELECT i, 0 FROM generate_series(1, 6000) i});
 	PostgreSQL::Test::Utils::append_to_file("$folder/update.sql",
-		"\\set i random(1, 6000)\nUPDATE raced SET n = n + 1 WHERE id = :i;\n");
+		"\\set i random(1, 3000)\n\\set j random(3001, 6000)\n"
+		  . "BEGIN;\nUPDATE raced SET n = n - 1 WHERE id = :i;\nUPDATE raced SET n = n + 1 WHERE id = :j;\nCOMMIT;\n");
 	foreach my $mode ('read', 'prefetch', 'buffer')
 	{
 		PostgreSQL::Test::Utils::append_to_file("$folder/$mode.sql", "SELECT pg_prewarm('raced', '$mode');\n");
@@ -242,8 +243,7 @@ is( sql(q{SELECT count(DISTINCT ctid::text::point) * 0 + max((ctid::text::point)
 	  ],
 	  '>', \$out, '2>', \$err;
 	ok($ok, 'updates beside pg_prewarm') or diag($err);
-	my ($updates) = $out =~ m{update\.sql.*?- (\d+) transactions}s;
-	is(sql('SELECT sum(n) FROM raced'), $updates, "pg_prewarm: none of $updates updates is lost");
+	is(sql('SELECT count(*), sum(n) FROM raced'), '6000|0', 'pg_prewarm: no update is lost');
 	no_difference('pg_prewarm beside updates');
 }
 
@@ -291,10 +291,19 @@ foreach my $crash ('backend', 'server')
 # Outside of pg_upgrade's mode a file number comes back only after four billion others. The second relation is a hash
 # index, whose file has holes: where a page of the first relation would show.
 {
+	# some minor versions want to be told this as well
+	my $versions = sub {
+		my ($columns) = @_;
+		my $values = join ',', ('0/1') x $columns;
+
+		return "SELECT format('SELECT binary_upgrade_set_next_attribute_versions(%L)', '{$values}')
+			WHERE to_regproc('binary_upgrade_set_next_attribute_versions') IS NOT NULL \\gexec\n";
+	};
+
 	$node->stop;
 	start_with_options($node, '-b');
 	wait_for_nodes($node);
-	sql(q{SELECT binary_upgrade_set_next_pg_type_oid(60001), binary_upgrade_set_next_array_pg_type_oid(60002),
+	sql($versions->(2) . q{SELECT binary_upgrade_set_next_pg_type_oid(60001), binary_upgrade_set_next_array_pg_type_oid(60002),
 			binary_upgrade_set_next_heap_pg_class_oid(60000), binary_upgrade_set_next_heap_relfilenode(60000);
 		  CREATE TABLE former (id int, n int);
 		  INSERT INTO former SELECT i, i FROM generate_series(1, 60000) i});
@@ -304,7 +313,7 @@ foreach my $crash ('backend', 'server')
 	cmp_ok(pages_of($node, $key), '>', 200, '... in remote memory');
 	sql('DROP TABLE former');
 	is(pages_of($node, $key), 0, 'nothing of it is left in remote memory after DROP TABLE');
-	sql(q{SELECT binary_upgrade_set_next_pg_type_oid(60011), binary_upgrade_set_next_array_pg_type_oid(60012),
+	sql($versions->(1) . q{SELECT binary_upgrade_set_next_pg_type_oid(60011), binary_upgrade_set_next_array_pg_type_oid(60012),
 			binary_upgrade_set_next_heap_pg_class_oid(60010), binary_upgrade_set_next_heap_relfilenode(60010);
 		  CREATE TABLE latter (id int);
 		  SELECT binary_upgrade_set_next_index_pg_class_oid(60013), binary_upgrade_set_next_index_relfilenode(60000);
