@@ -67,22 +67,47 @@ refuse_system_id(session *session, uint64_t sequence, const lb_hello *hello, con
 						  tenant->name, tenant->system_identifier, hello->system_identifier);
 }
 
+/*
+ * Who is this agent to an instance that is known here? A server shows the token of its former attachment. One that shows
+ * another token than the one in force was attached before somebody else took the instance over, whether or not that
+ * one is here just now (rule R10). One that shows none has just started.
+ */
+typedef enum acquaintance
+{
+	STRANGER,
+	SAME_HOLDER,
+	FORMER_HOLDER
+} acquaintance;
+
+static acquaintance
+recognise(const tenant *tenant, const lb_hello *hello)
+{
+	if (!tenant || tenant->token == 0 || hello->token == 0)
+		return STRANGER;
+	return tenant_token_matches(tenant, hello->token) ? SAME_HOLDER : FORMER_HOLDER;
+}
+
 static bool
 attach_agent(session *session, uint64_t sequence, const lb_hello *hello)
 {
 	node *node = session->node;
 	tenant *tenant = tenant_find(&node->tenants, hello->uuid);
+	acquaintance who = recognise(tenant, hello);
 	lb_status status;
 
 	if (tenant && tenant->system_identifier != hello->system_identifier)
 		return refuse_system_id(session, sequence, hello, tenant);
-
-	/* A server that restarts may be here before the end of its former connection was noticed. */
-	if (tenant && tenant->agent && session_peer_gone(tenant->agent))
-		session_close(tenant->agent, "connection closed");
-
+	if (who == FORMER_HOLDER)
+		return session_refuse(session, sequence, LB_ERR_EPOCH, tenant->epoch,
+							  "the instance was taken over by \"%.120s\" with epoch %" PRIu64,
+							  tenant->holder, tenant->epoch);
+	/* Looked at before anything is closed: a late HELLO must not end the session that came after it. */
 	if (hello->epoch <= (tenant ? tenant->epoch : 0))
 		return refuse_epoch(session, sequence, hello, tenant);
+
+	/* A server may be back before the end of its former connection was noticed. */
+	if (tenant && tenant->agent && (who == SAME_HOLDER || session_peer_gone(tenant->agent)))
+		session_close(tenant->agent, "connection closed");
 	if (tenant && tenant->agent && !hello->take_over)
 		return session_refuse(session, sequence, LB_ERR_HELD, 0, "held by \"%.150s\", from %s",
 							  tenant->holder, tenant->agent->peer);

@@ -63,6 +63,15 @@ raise_descriptor_limit(const options *options)
 				 (uint64_t) limit.rlim_max, options->max_sessions);
 }
 
+/* Where the node has a log file, nobody may be reading its standard error. */
+static int
+fail_serving(const options *options, int exit_code, const lb_status *status)
+{
+	if (options->log_file)
+		log_line(LOG_ERROR, "%s", status->message);
+	return fail(exit_code, status);
+}
+
 static int
 serve(const options *options)
 {
@@ -70,11 +79,11 @@ serve(const options *options)
 	lb_status status;
 	int exit_code;
 
-	machine_memory_find("", &memory);
-	if (!check_memory(options, &memory, &status))
-		return fail(EXIT_CONFIGURATION, &status);
 	if (options->log_file && !log_to_file(options->log_file, &status))
 		return fail(EXIT_RUNTIME, &status);
+	machine_memory_find("", &memory);
+	if (!check_memory(options, &memory, &status))
+		return fail_serving(options, EXIT_CONFIGURATION, &status);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	warn_of_little_memory(options, &memory);

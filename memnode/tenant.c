@@ -102,7 +102,12 @@ tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool, const
 {
 	uint64_t token = 0;
 
-	/* 0 is what a HELLO has that knows no token */
+	/*
+	 * A holder keeps its token as long as it lives, over broken connections and restarts of this node: if a WELCOME is lost
+	 * on the way, the holder must not look like one that was replaced. 0 is what a HELLO has that knows no token.
+	 */
+	if (tenant->token == 0 || tenant_token_matches(tenant, hello->token))
+		token = hello->token;
 	while (token == 0)
 		if (getrandom(&token, sizeof(token), 0) != sizeof(token) && errno != EINTR)
 			return lb_fail_errno(status, "cannot make a session token");

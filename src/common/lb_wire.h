@@ -105,7 +105,7 @@ typedef struct lb_hello
 	uint64_t system_identifier; /* PostgreSQL's */
 	uint8_t uuid[LB_UUID_SIZE]; /* the instance's */
 	uint64_t epoch;
-	uint64_t token;				/* backend: the one its agent's WELCOME had; agent: 0 */
+	uint64_t token;				/* backend: the one its agent's WELCOME had; agent: of its last WELCOME, or 0 */
 	char holder[LB_HOLDER_MAX + 1]; /* agent: who it is, for people: "host:port, process N, /data/directory" */
 } lb_hello;
 
