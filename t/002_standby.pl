@@ -1,6 +1,7 @@
 # What goes behind the storage manager (BEHIND_SMGR.md): redo, standbys, promotion and pg_rewind.
 #
-# The standby has a memory node of its own, and reads each page into it before the primary changes what is behind.
+# The standby has a memory node of its own (all are embedded ones, with files in the data directories), and reads
+# each page into it before the primary changes what is behind.
 
 use strict;
 use warnings;
@@ -13,10 +14,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my @memnodes = map { LegoBase::Memnode->new(transport => $_) } ('shm', 'tcp');
 my $primary = legobase_cluster(
 	'primary',
-	nodes => [ $memnodes[0] ],
 	conf => "allow_in_place_tablespaces = on\nwal_keep_size = 512MB\nhot_standby_feedback = off\n"
 	  . "max_standby_streaming_delay = 0");
 
@@ -51,7 +50,6 @@ $primary->safe_psql('second_template', q{UPDATE t SET word = 'second'; VACUUM (F
 $primary->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
-$standby->append_conf('postgresql.conf', "legobase.memory_nodes = '$memnodes[1]'");
 $standby->start;
 ok(wait_for_nodes($standby), 'a standby uses its own memory node');
 
@@ -236,6 +234,7 @@ no_difference('postgres', 'redo');
 			'--target-pgdata', $primary->data_dir, '--no-sync'
 		],
 		'pg_rewind');
+	ok(wait_for_nodes($standby), 'its source keeps its memory node');
 	open(my $file, '>', $primary->data_dir . '/postgresql.conf') or die $!;
 	print $file $conf;
 	close $file;
@@ -243,7 +242,7 @@ no_difference('postgres', 'redo');
 	$primary->set_standby_mode;
 	$primary->start;
 	$standby->wait_for_catchup($primary, 'replay', $standby->lsn('flush'));
-	wait_for_nodes($primary);
+	ok(wait_for_nodes($primary), 'the old primary uses its memory node');
 	is(words($primary, 'postgres'), "eighth|8000\nsixth|3000", 'the old primary has the rows of the new one');
 	$standby->safe_psql('postgres', 'CHECKPOINT');
 	$standby->wait_for_catchup($primary, 'replay', $standby->lsn('flush'));

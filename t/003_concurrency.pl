@@ -204,7 +204,8 @@ sub resized
 			sub { !grep { $_->figures->{granted_pages} > 0 } @memnodes });
 		$good{enabled} &&= resize($node, '-1', 'the pool is enabled', sub { $_[0] == $full });
 		my $hits = summary($node)->{remote_hits};
-		$good{used} &&= wait_for('the pool is used', 20, sub { summary($node)->{remote_hits} > $hits + 500 });
+		$good{used} &&= wait_for('the pool is used', 20,
+			sub { summary($node)->{remote_hits} > $hits + 500 || !LegoBase::Workload::running($run) });
 		$rounds++;
 	}
 	ok(LegoBase::Workload::finish($run), "$what: no query failed, no sum was wrong while the pool was resized");
