@@ -30,6 +30,7 @@
 
 #define RESTART_SECONDS 5
 #define TICK_MS 200        /* between looks at time limits */
+#define STANDSTILL_MS 500  /* a longer pause between two ticks is our own, not the nodes' */
 #define BUSY_TICK_MS 10    /* while slots are being drained, or a node is suspect */
 #define RELEASE_SCAN 65536 /* entries looked at in one tick for slots to release */
 
@@ -52,40 +53,51 @@ end_as_failed(uint32 entry)
 	PageDirectoryPushEnded(entry, false);
 }
 
-/* An agent before us may have ended in an error, and left pushes and slabs behind. */
+/* Make all slabs unused that an agent before us has left. False while some of their slots are in use. */
+static bool
+drain_all(void)
+{
+	uint32 pages = SlabTablePages();
+	bool drained = true;
+
+	for (uint32 slab = 0; slab < SlabTableCount(); slab++)
+	{
+		if (SlabTableState(slab) == SLAB_ACTIVE)
+			SlabTableDrain(slab);
+		if (SlabTableState(slab) != SLAB_DRAINING)
+			continue;
+		(void) PageDirectoryForgetRange(slab * pages, (slab + 1) * pages);
+		if (SlabTableDrained(slab))
+			SlabTableRemove(slab);
+		else
+			drained = false;
+	}
+	return drained;
+}
+
+/*
+ * An agent before us may have ended in an error, and left pushes and slabs behind. A process that was about to queue a push
+ * then may do it at any time later, so the queue is looked at again and again.
+ */
 static void
 clear_leftovers(void)
 {
-	uint32 pages = SlabTablePages();
 	uint32 buffers[LB_BATCH_MAX];
 	uint32 entries[LB_BATCH_MAX];
-	bool left = true;
 
-	while (CommBufferTakeQueued(LB_BATCH_MAX, buffers, entries) > 0)
-		; /* they count as sent now */
-	CommBufferRecover(end_as_failed);
-	while (left)
+	for (;;)
 	{
-		left = false;
-		for (uint32 slab = 0; slab < SlabTableCount(); slab++)
-		{
-			if (SlabTableState(slab) == SLAB_ACTIVE)
-				SlabTableDrain(slab);
-			if (SlabTableState(slab) != SLAB_DRAINING)
-				continue;
-			(void) PageDirectoryForgetRange(slab * pages, (slab + 1) * pages);
-			if (SlabTableDrained(slab))
-				SlabTableRemove(slab);
-			else
-				left = true;
-		}
-		if (left)
-		{
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_TICK_MS,
-							 PG_WAIT_EXTENSION);
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
+		while (CommBufferTakeQueued(LB_BATCH_MAX, buffers, entries) > 0)
+			; /* they count as sent now */
+		CommBufferRecover(end_as_failed);
+		if (drain_all())
+			return;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_TICK_MS,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ShutdownRequestPending)
+			proc_exit(1);
 	}
 }
 
@@ -93,8 +105,14 @@ static void
 initialize(void)
 {
 	const lb_uri *uris;
+	lb_status status;
 
-	InstanceLoad(&instance);
+	/* Should a host name have to be looked up: a resolver that does not answer must not hold us up for long. */
+	setenv("RES_OPTIONS", "timeout:1 attempts:1", 0);
+	if (!InstanceLoad(&instance, &status))
+		ereport(ERROR, (errcode(ERRCODE_IO_ERROR), errmsg("legobase: %s", status.message),
+						errdetail("The identity of this instance is kept there. The server runs "
+								  "without remote memory until it can be.")));
 	clear_leftovers();
 	link_count = NodeTableCount();
 	if (settings_embedded())
@@ -153,17 +171,24 @@ release_slots(void)
 	static uint32 position;
 	uint32 total = SlabTableEntries();
 
-	for (uint32 i = 0; i < Min(total, RELEASE_SCAN); i++)
+	for (uint32 i = 0; i < Min(total, RELEASE_SCAN); i++, position++)
 	{
-		uint32 entry = position++ % total;
+		uint32 entry = position % total;
 		uint64 version;
 		lb_slot_ref slot;
 		lb_release_batch *batch;
+		int node;
 
-		if (SlabTableStateOfEntry(entry) != SLAB_ACTIVE ||
-			!PageDirectoryTakeRelease(entry, &version))
+		if (SlabTableStateOfEntry(entry) != SLAB_ACTIVE)
 			continue;
-		batch = &batches[SlabTableSlot(entry, &slot)];
+
+		/* A node that is busy hears of it later: this must never fill up its connection. */
+		node = SlabTableSlot(entry, &slot);
+		if (!NodeLinkIdle(&links[node]))
+			break;
+		if (!PageDirectoryTakeRelease(entry, &version))
+			continue;
+		batch = &batches[node];
 		batch->slots[batch->count] = slot;
 		batch->versions[batch->count] = version;
 		if (++batch->count == LB_BATCH_MAX)
@@ -176,9 +201,16 @@ release_slots(void)
 static long
 tick(void)
 {
+	static uint64 last_tick;
 	uint64 now = lb_now_ns();
 	bool busy;
 
+	if (last_tick != 0 && now > last_tick + STANDSTILL_MS * UINT64_C(1000000))
+	{
+		for (int i = 0; i < link_count; i++)
+			NodeLinkForgive(&links[i], now - last_tick);
+	}
+	last_tick = now;
 	for (int i = 0; i < link_count; i++)
 		NodeLinkTick(&links[i], now);
 	busy = PoolSizeTick(links, link_count, now);
@@ -279,7 +311,9 @@ BufferAgentMain(Datum arg)
 		}
 		wait_for_work(Min(interval, lb_ms_until(next_tick)));
 	}
-	proc_exit(0);
+
+	/* Not 0: whoever ends the agent by hand wants it restarted, and the postmaster knows when it shuts down. */
+	proc_exit(1);
 }
 
 void

@@ -63,7 +63,9 @@ CommBufferShmemSize(void)
 
 /*
  * Make the region. Shared memory is made anew after a crash: then there is an old region, which no living process uses
- * any more. Sealed against shrinking, so that a memory node that maps it can't be made to fault.
+ * any more. Sealed against shrinking, so that a memory node that maps it can't be made to fault, and against writing by
+ * anybody who maps it later than we do: pages are written to their files from here, and a memory node gets the
+ * descriptor.
  */
 static void
 make_region(void)
@@ -75,8 +77,7 @@ make_region(void)
 
 	region_length = (Size) buffer_count() * LB_PAGE_SIZE;
 	region_fd = memfd_create("legobase comm buffers", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (region_fd < 0 || fallocate(region_fd, 0, 0, region_length) != 0 ||
-		fcntl(region_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+	if (region_fd < 0 || fallocate(region_fd, 0, 0, region_length) != 0)
 		ereport(FATAL, (errcode(ERRCODE_OUT_OF_MEMORY),
 						errmsg("legobase could not allocate %zu bytes for comm buffers: %m",
 							   region_length)));
@@ -85,6 +86,11 @@ make_region(void)
 		ereport(FATAL,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("legobase could not map %zu bytes for comm buffers: %m", region_length)));
+	if (fcntl(region_fd, F_ADD_SEALS,
+			  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0)
+		ereport(FATAL, (errcode(ERRCODE_SYSTEM_ERROR),
+						errmsg("legobase could not seal the comm buffers: %m"),
+						errdetail("This needs Linux 5.1 or later.")));
 }
 
 void
@@ -178,7 +184,6 @@ CommBufferRelease(uint32 number)
 	if (pg_atomic_fetch_sub_u32(&buffer->refs, 1) != 1)
 		return;
 	SpinLockAcquire(&shared->lock);
-	buffer->sent = false;
 	buffer->entry = INVALID_ENTRY;
 	buffer->next = shared->free_head;
 	shared->free_head = number;
@@ -228,14 +233,19 @@ CommBufferTakeQueued(uint32 max, uint32 *buffers, uint32 *for_entries)
 }
 
 void
+CommBufferNotSent(uint32 buffer)
+{
+	shared->buffers[buffer].sent = false;
+}
+
+void
 CommBufferRecover(void (*ended)(uint32 entry))
 {
 	for (uint32 i = 0; i < shared->count; i++)
 	{
 		if (shared->buffers[i].sent)
 		{
-			/* Cleared first: releasing keeps the flag while a reader still holds the buffer. */
-			shared->buffers[i].sent = false;
+			CommBufferNotSent(i);
 			ended(shared->buffers[i].entry);
 			CommBufferRelease(i);
 		}

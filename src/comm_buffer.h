@@ -48,6 +48,12 @@ extern void CommBufferQueue(uint32 buffer, uint32 entry);
 extern uint32 CommBufferTakeQueued(uint32 max, uint32 *buffers, uint32 *entries);
 
 /*
+ * Agent: this push is about to be ended. Called before PageDirectoryPushEnded, and before the agent's reference goes: a
+ * reader may keep the buffer for a while, and a successor must not end the push once more.
+ */
+extern void CommBufferNotSent(uint32 buffer);
+
+/*
  * Agent, at its start: end the pushes of a predecessor that died in the middle (of an ERROR: after a kill, shared memory is
  * new). Calls ended for each buffer that was sent, then releases it.
  */
@@ -61,7 +67,7 @@ extern void CommBufferSetAgent(struct Latch *latch);
  */
 extern bool CommBufferAgentSleeps(bool sleeps);
 
-/* Wake the agent for another reason (a setting, a drain). */
+/* Wake the agent for another reason (a node has become suspect). */
 extern void CommBufferWakeAgent(void);
 
 #endif /* LEGOBASE_COMM_BUFFER_H */

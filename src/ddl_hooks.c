@@ -6,7 +6,8 @@
  * redo of such records does too. The remote pages must go before anybody can use the same names for other files: an OID
  * can be given again (CREATE DATABASE ... OID), and a database can move back. All three happen after the database's
  * buffers were dropped and while nobody can connect to it, so that no page comes back after it was forgotten; and
- * forgetting more than necessary is always safe. Therefore: forget when the statement has ended, in whatever way it ended.
+ * forgetting more than necessary is always safe. Therefore: forget when the statement has ended, in whatever way it ended;
+ * and for a move also in its middle, see note_database().
  */
 #include "postgres.h"
 
@@ -29,6 +30,7 @@ static void (*dbase_rm_redo)(XLogReaderState *record);
 
 /* The database that the running statement creates, drops or alters, as the statement itself names it under its locks. */
 static Oid affected_database;
+static bool moving_database;
 
 static void
 note_database(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
@@ -38,6 +40,13 @@ note_database(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 	if (class_id == DatabaseRelationId &&
 		(access == OAT_DROP || access == OAT_POST_CREATE || access == OAT_POST_ALTER))
 		affected_database = object_id;
+
+	/*
+	 * The lock on a database that moves is let go before the statement's end, but it is held here, its buffers are dropped and its
+	 * files copied. After the statement would be too late: somebody else may have moved it back by then.
+	 */
+	if (moving_database && class_id == DatabaseRelationId && access == OAT_POST_ALTER)
+		RemoteForgetDatabase(object_id, InvalidOid);
 }
 
 static bool
@@ -61,6 +70,7 @@ forget_affected(int code, Datum arg)
 	if (OidIsValid(affected_database))
 		RemoteForgetDatabase(affected_database, InvalidOid);
 	affected_database = InvalidOid;
+	moving_database = false;
 }
 
 static void
@@ -91,6 +101,7 @@ legobase_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	}
 
 	affected_database = InvalidOid;
+	moving_database = moves_database(statement);
 	PG_ENSURE_ERROR_CLEANUP(forget_affected, (Datum) 0);
 	{
 		run_utility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
@@ -101,6 +112,7 @@ legobase_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	if (!creates)
 		forget_affected(0, (Datum) 0);
 	affected_database = InvalidOid;
+	moving_database = false;
 }
 
 /* Redo of the same: the record names the database, and the tablespace where that matters. */

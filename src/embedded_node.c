@@ -25,7 +25,8 @@ socket_name(void)
 {
 	static char name[64];
 
-	snprintf(name, sizeof(name), "memnode-v%d-%dMB.sock", LB_PROTOCOL_VERSION, embedded_memory_mb);
+	snprintf(name, sizeof(name), INSTANCE_PREFIX "memnode-v%d-%dMB.sock", LB_PROTOCOL_VERSION,
+			 embedded_memory_mb);
 	return name;
 }
 
@@ -41,8 +42,8 @@ embedded_node_uri(void)
 }
 
 /*
- * In a child of a child: become a process that has nothing to do with the server any more, then the memory node. Only what is
- * safe after fork is called here.
+ * In a child of a child: become a process that has nothing to do with the server any more, then the memory node. Only
+ * what is safe after fork is called here (the server has one thread).
  */
 static void
 become_node(const char *program, char *const arguments[])
@@ -60,8 +61,11 @@ become_node(const char *program, char *const arguments[])
 	dup2(null_fd, STDIN_FILENO);
 	dup2(null_fd, STDOUT_FILENO);
 	dup2(null_fd, STDERR_FILENO);
-	for (int fd = STDERR_FILENO + 1, last = (int) sysconf(_SC_OPEN_MAX); fd < last; fd++)
-		close(fd);
+	if (close_range(STDERR_FILENO + 1, ~0U, 0) != 0)
+		_exit(1);
+
+	/* If systemd waits for the server's notifications, the node's are none of its business. */
+	unsetenv("NOTIFY_SOCKET");
 
 	for (int signal_number = 1; signal_number < NSIG; signal_number++)
 		signal(signal_number, SIG_DFL);
@@ -77,9 +81,16 @@ embedded_node_start(lb_status *status)
 	char program[MAXPGPATH];
 	char listen_uri[128];
 	char memory[32];
-	char *arguments[] = {
-		PROGRAM,        "--listen",   listen_uri,    "--memory", memory, "--exit-when-unused",
-		UNUSED_SECONDS, "--log-file", "memnode.log", NULL};
+	char *arguments[] = {PROGRAM,
+						 "--listen",
+						 listen_uri,
+						 "--memory",
+						 memory,
+						 "--exit-when-unused",
+						 UNUSED_SECONDS,
+						 "--log-file",
+						 INSTANCE_PREFIX "memnode.log",
+						 NULL};
 	pid_t child;
 	int ended;
 

@@ -13,16 +13,34 @@
 
 #include "instance.h"
 
-#define INSTANCE_FILE INSTANCE_FOLDER "/instance"
-#define INSTANCE_FILE_NEW INSTANCE_FOLDER "/instance.new"
+#define INSTANCE_FILE INSTANCE_FOLDER "/" INSTANCE_PREFIX "instance"
+#define INSTANCE_FILE_NEW INSTANCE_FILE ".new"
 #define INSTANCE_FORMAT 1
 
-static void
-store(const Instance *instance)
+/* No instance gets there by counting: such an epoch comes from a node, or a file, that is not to be believed. */
+#define EPOCH_MAX (UINT64_MAX / 2)
+
+static bool
+write_durably(const char *path, const char *text, int length, lb_status *status)
+{
+	int fd = BasicOpenFile(path, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
+	bool good;
+
+	if (fd < 0)
+		return lb_fail_errno(status, "could not create file \"%s\"", path);
+	errno = ENOSPC; /* if write does not say why it wrote less */
+	good = (write(fd, text, length) == length && pg_fsync(fd) == 0) ||
+		   lb_fail_errno(status, "could not write file \"%s\"", path);
+	if (close(fd) != 0 && good)
+		good = lb_fail_errno(status, "could not close file \"%s\"", path);
+	return good;
+}
+
+static bool
+store(const Instance *instance, lb_status *status)
 {
 	char text[200];
 	int length;
-	int fd;
 
 	length = snprintf(text, sizeof(text), "format %d\nuuid ", INSTANCE_FORMAT);
 	for (int i = 0; i < LB_UUID_SIZE; i++)
@@ -30,35 +48,25 @@ store(const Instance *instance)
 	length += snprintf(text + length, sizeof(text) - length, "\nepoch " UINT64_FORMAT "\n",
 					   instance->epoch);
 
-	fd = OpenTransientFile(INSTANCE_FILE_NEW, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
-	if (fd < 0)
-		ereport(ERROR, (errcode_for_file_access(),
-						errmsg("could not create file \"%s\": %m", INSTANCE_FILE_NEW),
-						errhint("legobase keeps its instance's identity there. Until it can, the "
-								"server runs without remote memory.")));
-	if (write(fd, text, length) != length || pg_fsync(fd) != 0)
-		ereport(ERROR, (errcode_for_file_access(),
-						errmsg("could not write file \"%s\": %m", INSTANCE_FILE_NEW)));
-	if (CloseTransientFile(fd) != 0)
-		ereport(ERROR, (errcode_for_file_access(),
-						errmsg("could not close file \"%s\": %m", INSTANCE_FILE_NEW)));
-	durable_rename(INSTANCE_FILE_NEW, INSTANCE_FILE, ERROR);
+	if (!write_durably(INSTANCE_FILE_NEW, text, length, status))
+		return false;
+	if (durable_rename(INSTANCE_FILE_NEW, INSTANCE_FILE, LOG) != 0)
+		return lb_fail(status, LB_SYSTEM, "could not replace file \"%s\"", INSTANCE_FILE);
+	return true;
 }
 
-static void
-create(Instance *instance)
+static bool
+create(Instance *instance, lb_status *status)
 {
 	if (MakePGDirectory(INSTANCE_FOLDER) != 0 && errno != EEXIST)
-		ereport(ERROR, (errcode_for_file_access(),
-						errmsg("could not create directory \"%s\": %m", INSTANCE_FOLDER),
-						errhint("legobase keeps its instance's identity there. Until it can, the "
-								"server runs without remote memory.")));
+		return lb_fail_errno(status, "could not create directory \"%s\"", INSTANCE_FOLDER);
 	if (!pg_strong_random(instance->uuid, LB_UUID_SIZE))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random UUID")));
+		return lb_fail(status, LB_SYSTEM, "could not generate a random UUID");
 	instance->epoch = 0;
-	store(instance);
-	fsync_fname(INSTANCE_FOLDER, true);
+	if (!store(instance, status))
+		return false;
+	fsync_fname(".", true); /* the folder's own entry in the data directory */
+	return true;
 }
 
 static bool
@@ -69,7 +77,8 @@ parse(FILE *file, Instance *instance)
 
 	if (fscanf(file, "format %d\nuuid %32[0-9a-f]\nepoch " UINT64_FORMAT, &format, uuid,
 			   &instance->epoch) != 3 ||
-		format != INSTANCE_FORMAT || strlen(uuid) != 2 * LB_UUID_SIZE)
+		format != INSTANCE_FORMAT || strlen(uuid) != 2 * LB_UUID_SIZE ||
+		instance->epoch > EPOCH_MAX)
 		return false;
 	for (int i = 0; i < LB_UUID_SIZE; i++)
 	{
@@ -81,33 +90,35 @@ parse(FILE *file, Instance *instance)
 	return true;
 }
 
-void
-InstanceLoad(Instance *instance)
+bool
+InstanceLoad(Instance *instance, lb_status *status)
 {
 	FILE *file = AllocateFile(INSTANCE_FILE, PG_BINARY_R);
 	bool understood;
 
 	if (file == NULL && errno == ENOENT)
-	{
-		create(instance);
-		return;
-	}
+		return create(instance, status);
 	if (file == NULL)
-		ereport(ERROR,
-				(errcode_for_file_access(), errmsg("could not open file \"%s\": %m", INSTANCE_FILE),
-				 errhint("legobase keeps its instance's identity there. Until it can, the server "
-						 "runs without remote memory.")));
+		return lb_fail_errno(status, "could not open file \"%s\"", INSTANCE_FILE);
 	understood = parse(file, instance);
 	FreeFile(file);
 	if (!understood)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED), errmsg("file \"%s\" is damaged", INSTANCE_FILE),
-				 errhint("Remove it: legobase makes a new one. It holds no data.")));
+		return lb_fail(status, LB_INVALID, "file \"%s\" is damaged; remove it, it holds no data",
+					   INSTANCE_FILE);
+	return true;
 }
 
-void
-InstanceRaiseEpoch(Instance *instance, uint64 at_least)
+bool
+InstanceRaiseEpoch(Instance *instance, uint64 at_least, lb_status *status)
 {
-	instance->epoch = Max(instance->epoch, at_least) + 1;
-	store(instance);
+	Instance raised = *instance;
+
+	if (at_least > EPOCH_MAX)
+		return lb_fail(status, LB_PROTOCOL, "an epoch of " UINT64_FORMAT " can't be right",
+					   at_least);
+	raised.epoch = Max(raised.epoch, at_least) + 1;
+	if (!store(&raised, status))
+		return false;
+	*instance = raised;
+	return true;
 }

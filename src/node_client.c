@@ -5,28 +5,32 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/fd.h"
 
+#include "comm_buffer.h"
 #include "lb_clock.h"
 #include "lb_fault.h"
 #include "node_client.h"
 #include "node_table.h"
 #include "stats.h"
 
-/* After a failure this process leaves the node alone for so long. */
-#define RETRY_AFTER_MS 1000
+/* After a failure this process leaves the node alone for so long; twice as long after each further one in a row. */
+#define RETRY_MS_MIN 1000
+#define RETRY_MS_MAX 30000
 
 typedef struct NodeClient
 {
 	lb_data_plane *plane; /* null when not connected */
-	uint32 session;       /* of the node, that the connection belongs to */
+	uint32 session;       /* of the node, that the connection belongs to, or the last failure did */
 	uint32 connection;    /* counts this process's connections to the node */
-	uint64 not_before;    /* lb_now_ns: no attempt to connect earlier */
+	uint64 not_before;    /* lb_now_ns: no attempt to connect to this session earlier */
+	uint32 retry_ms;      /* the last interval, 0 after a success */
 } NodeClient;
 
 static NodeClient clients[MAX_NODES];
 static uint32 unmap_counter;
 
-/* Asked by waits: could an interrupt that is pending be served by CHECK_FOR_INTERRUPTS()? */
+/* Asked by waits: is an interrupt pending that CHECK_FOR_INTERRUPTS() would serve? */
 static bool
 interrupt_pending(void *arg)
 {
@@ -34,53 +38,78 @@ interrupt_pending(void *arg)
 		   CritSectionCount == 0;
 }
 
-static uint64
-read_deadline(uint64 start)
+uint64
+NodeClientDeadline(uint64 now)
 {
-	return start + (uint64) node_timeout_ms * 1000000 / 4;
+	return now + (uint64) node_timeout_ms * 1000000 / 4;
 }
 
 static void
 disconnect(NodeClient *client)
 {
-	if (client->plane)
-		lb_data_plane_close(client->plane);
+	if (client->plane == NULL)
+		return;
+	lb_data_plane_close(client->plane);
 	client->plane = NULL;
+	ReleaseExternalFD();
+}
+
+/* An attempt or a request failed, and the connection is gone. Who else should know? */
+static void
+note_failure(int node, NodeClient *client, const lb_status *status, uint64 began)
+{
+	uint64 now = lb_now_ns();
+
+	/* Not the node's fault: an interrupt, or a slab that was returned while we read ahead from it. */
+	if (status->code == LB_CANCELLED ||
+		(status->code == LB_REFUSED && status->wire_error == LB_ERR_SLAB))
+		return;
+	client->retry_ms =
+		client->retry_ms == 0 ? RETRY_MS_MIN : Min(client->retry_ms * 2, RETRY_MS_MAX);
+	client->not_before = now + (uint64) client->retry_ms * 1000000;
+	NodeTableSetError(node, status->message);
+	if (status->code == LB_TIMEOUT)
+	{
+		StatsCount(STAT_READ_TIMEOUTS, 1);
+		NodeTableNoteTimeout(node, now - began);
+		if (NodeTableSuspect(node, client->session))
+			CommBufferWakeAgent();
+	}
 }
 
 static bool
-connect_node(int node, NodeClient *client)
+connect_node(int node, NodeClient *client, uint64 deadline)
 {
 	NodeSession session;
 	lb_status status;
+	uint64 began = lb_now_ns();
 
-	if (CritSectionCount > 0 || lb_now_ns() < client->not_before ||
-		!NodeTableSession(node, &session))
+	if (CritSectionCount > 0 || !NodeTableSession(node, &session))
 		return false;
-	client->plane =
-		lb_data_plane_connect(session.transport, &session.address, &session.hello,
-							  interrupt_pending, NULL, read_deadline(lb_now_ns()), &status);
+	if (session.session == client->session && began < client->not_before)
+		return false;
 	client->session = session.session;
+	if (!AcquireExternalFD())
+		return false;
+	client->plane = lb_data_plane_connect(session.transport, &session.address, &session.hello,
+										  interrupt_pending, NULL, deadline, &status);
 	client->connection++;
 	if (client->plane)
 		return true;
-
-	if (status.code == LB_CANCELLED)
-		return false;
-	client->not_before = lb_now_ns() + (uint64) RETRY_AFTER_MS * 1000000;
-	NodeTableSetError(node, status.message);
-	if (status.code == LB_TIMEOUT)
-		NodeTableSuspect(node, session.session);
+	ReleaseExternalFD();
+	note_failure(node, client, &status, began);
 	return false;
 }
 
 /* The connection for the node's present session; null if there can be none now. */
 static NodeClient *
-client_for(int node)
+client_for(int node, uint64 deadline)
 {
 	NodeClient *client = &clients[node];
 	uint32 session = NodeTableSessionNumber(node);
 
+	/* Slab numbers are used again after a return: their old mappings must be gone before a new one is read. */
+	NodeClientUnmapReturned();
 	if (NodeTableState(node) != NODE_UP || session == 0)
 		return NULL;
 	if (client->plane && client->session == session)
@@ -88,90 +117,95 @@ client_for(int node)
 	if (client->plane && CritSectionCount > 0)
 		return NULL;
 	disconnect(client);
-	return connect_node(node, client) ? client : NULL;
+	return connect_node(node, client, deadline) ? client : NULL;
 }
 
-/* A request failed: the connection is of no more use. Who else should know? */
-static NodeReadResult
-failed(int node, NodeClient *client, const lb_status *status)
+static bool
+failed(int node, NodeClient *client, const lb_status *status, uint64 began)
 {
 	disconnect(client);
-	if (status->code == LB_CANCELLED)
-		return NODE_READ_INTERRUPTED;
-	client->not_before = lb_now_ns() + (uint64) RETRY_AFTER_MS * 1000000;
-	NodeTableSetError(node, status->message);
-	if (status->code == LB_TIMEOUT)
-	{
-		StatsCount(STAT_READ_TIMEOUTS, 1);
-		NodeTableSuspect(node, client->session);
-	}
-	return NODE_READ_UNAVAILABLE;
+	note_failure(node, client, status, began);
+	return false;
 }
 
-NodeReadResult
-NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 *elapsed_ns)
+bool
+NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline, uint64 *elapsed_ns)
 {
-	NodeClient *client = client_for(node);
+	NodeClient *client = client_for(node, deadline);
 	lb_read_target target = {.slot = *slot, .dest = dest};
 	uint64 start;
-	uint64 deadline;
 	uint64 ticket;
 	lb_status status;
 
 	if (client == NULL)
-		return interrupt_pending(NULL) ? NODE_READ_INTERRUPTED : NODE_READ_UNAVAILABLE;
+		return false;
+	start = lb_now_ns();
 	if (LB_FAULT("read.fail"))
 	{
 		lb_fail(&status, LB_TIMEOUT, "fault point");
-		return failed(node, client, &status);
+		return failed(node, client, &status, start);
 	}
-
-	start = lb_now_ns();
-	deadline = read_deadline(start);
 	ticket = lb_data_plane_submit(client->plane, &target, 1, deadline, &status);
 	if (ticket == 0 || !lb_data_plane_wait(client->plane, ticket, deadline, &status))
-		return failed(node, client, &status);
+		return failed(node, client, &status, start);
+	client->retry_ms = 0;
 	*elapsed_ns = lb_now_ns() - start;
-	return NODE_READ_DONE;
+	return true;
 }
 
 uint64
 NodeClientSubmit(int node, const lb_read_target *targets, int count, uint32 *connection)
 {
-	NodeClient *client = client_for(node);
+	uint64 now = lb_now_ns();
+	uint64 deadline = NodeClientDeadline(now);
+	NodeClient *client = client_for(node, deadline);
 	lb_status status;
 	uint64 ticket;
 
 	if (client == NULL)
 		return 0;
-	ticket =
-		lb_data_plane_submit(client->plane, targets, count, read_deadline(lb_now_ns()), &status);
+	ticket = lb_data_plane_submit(client->plane, targets, count, deadline, &status);
 	if (ticket == 0)
 	{
-		failed(node, client, &status);
+		failed(node, client, &status, now);
 		return 0;
 	}
 	*connection = client->connection;
 	return ticket;
 }
 
-NodeReadResult
-NodeClientWait(int node, uint32 connection, uint64 ticket)
+bool
+NodeClientWait(int node, uint32 connection, uint64 ticket, uint64 deadline)
 {
 	NodeClient *client = &clients[node];
+	uint64 start = lb_now_ns();
 	lb_status status;
 
 	if (client->plane == NULL || client->connection != connection)
-		return NODE_READ_UNAVAILABLE;
-	if (!lb_data_plane_wait(client->plane, ticket, read_deadline(lb_now_ns()), &status))
-		return failed(node, client, &status);
-	return NODE_READ_DONE;
+		return false;
+	if (!lb_data_plane_wait(client->plane, ticket, deadline, &status))
+		return failed(node, client, &status, start);
+	return true;
 }
 
 bool
-NodeClientReadAheadHelps(int node)
+NodeClientIsFar(int node)
 {
 	return lb_data_plane_ops_for(NodeTableTransport(node))->read_ahead_helps;
+}
+
+bool
+NodeClientAnyFar(void)
+{
+	static int any = -1; /* not known yet; the nodes are the same for the life of the server */
+
+	if (any < 0)
+	{
+		any = 0;
+		for (int i = 0; i < NodeTableCount(); i++)
+			any |= NodeClientIsFar(i) ? 1 : 0;
+	}
+	return any == 1;
 }
 
 void

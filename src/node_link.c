@@ -9,6 +9,7 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/procsignal.h"
 
 #include "comm_buffer.h"
 #include "embedded_node.h"
@@ -26,10 +27,11 @@
 #define RETRY_MS_MAX 2000
 #define RETRY_MS_HELD 5000 /* another server holds the instance: a person has to decide */
 #define PING_MS 1000
-#define SLAB_TIMEOUT_FACTOR 10 /* memory has to be zeroed before it is granted */
+#define SLAB_TIMEOUT_MS \
+	60000 /* memory is zeroed before it is granted; that the node lives, pings tell */
 #define SLAB_RETRY_MS 10000    /* after the node had none */
-#define EMBEDDED_PATIENCE \
-	8 /* attempts before an embedded node that does not come up is started again */
+#define EMBEDDED_START_MS 5000 /* an embedded node that has not come up by then is started again */
+#define RESOLVE_EVERY 16       /* failures until a host name is looked up again */
 #define OUTPUT_LIMIT (PUSHES_OUTSTANDING * (LB_BULK_MAX + LB_BODY_MAX + LB_HEADER_SIZE) + 65536)
 
 static void link_lost(NodeLink *link, const char *reason);
@@ -60,6 +62,7 @@ end_push(uint32 buffer, uint32 entry, bool published)
 {
 	/* Counted first: whoever has waited for the push (legobase_drain) sees it counted. */
 	StatsCount(published ? STAT_PUSHED_PAGES : STAT_DROPPED_PUSHES, 1);
+	CommBufferNotSent(buffer);
 	PageDirectoryPushEnded(entry, published);
 	CommBufferRelease(buffer);
 }
@@ -90,6 +93,12 @@ NodeLinkQueuePush(NodeLink *link, uint32 buffer, uint32 entry)
 	link->queued_buffers[link->queued_count] = buffer;
 	link->queued_entries[link->queued_count] = entry;
 	link->queued_count++;
+}
+
+bool
+NodeLinkIdle(const NodeLink *link)
+{
+	return link->state == LINK_ATTACHED && !lb_stream_wants_write(link->stream);
 }
 
 bool
@@ -181,6 +190,7 @@ handle_push_ack(NodeLink *link, const lb_frame *frame)
 	}
 	StatsWriteTime(TIER_REMOTE, lb_now_ns() - push->sent_at);
 	link->sent_count--;
+	link->sent[1].sent_at = lb_now_ns(); /* it was only waiting its turn */
 	memmove(&link->sent[0], &link->sent[1], link->sent_count * sizeof(SentPush));
 	return true;
 }
@@ -238,24 +248,6 @@ drain_node(NodeLink *link)
 	}
 }
 
-/* An attached node is lost. Everything there was clean: reads and writes go on from the files. */
-static void
-link_lost(NodeLink *link, const char *reason)
-{
-	Assert(link->state == LINK_ATTACHED);
-	ereport(LOG, (errmsg("legobase: memory node \"%s\" is lost: %s", link->uri.text, reason),
-				  errdetail("Its pages were clean: they are read from storage. The node is used "
-							"again as soon as it answers.")));
-	link->complained = true;
-	NodeTableSetError(link->node, reason);
-	NodeTableSetState(link->node, NODE_LOST);
-	close_connection(link);
-	drain_node(link);
-	give_up_pushes(link);
-	link->state = LINK_DRAINING;
-	link->attached_or_lost_at = lb_now_ns();
-}
-
 /* Forget the pages of a lost node; when no slot of it is in use any more it may be attached to again. */
 static void
 continue_draining(NodeLink *link)
@@ -276,11 +268,34 @@ continue_draining(NodeLink *link)
 		else
 			done = false;
 	}
-	if (done)
-	{
-		NodeTableSetState(link->node, NODE_DOWN);
-		retry_later(link, 0);
-	}
+	if (!done)
+		return;
+
+	/* Also processes that are idle should give its memory up, if they have it mapped. */
+	NodeTableAskUnmap();
+	EmitProcSignalBarrier(PROCSIGNAL_BARRIER_SMGRRELEASE);
+	NodeTableSetState(link->node, NODE_DOWN);
+	link->failures = 0;
+	retry_later(link, 0);
+}
+
+/* An attached node is lost. Everything there was clean: reads and writes go on from the files. */
+static void
+link_lost(NodeLink *link, const char *reason)
+{
+	Assert(link->state == LINK_ATTACHED);
+	ereport(LOG, (errmsg("legobase: memory node \"%s\" is lost: %s", link->uri.text, reason),
+				  errdetail("Its pages were clean: they are read from storage. The node is used "
+							"again as soon as it answers.")));
+	link->complained = true;
+	NodeTableSetError(link->node, reason);
+	NodeTableSetState(link->node, NODE_LOST);
+	close_connection(link);
+	drain_node(link);
+	give_up_pushes(link);
+	link->state = LINK_DRAINING;
+	link->attached_or_lost_at = lb_now_ns();
+	continue_draining(link);
 }
 
 void
@@ -300,30 +315,51 @@ NodeLinkShutdown(NodeLink *link)
 
 /* ---- attaching ---- */
 
+/* A host name is looked up rarely, because that may block; each time the next of its addresses is taken. */
+static bool
+resolve(NodeLink *link, lb_status *status)
+{
+	if (link->resolved && link->failures % RESOLVE_EVERY != 0)
+		return true;
+	link->resolved = lb_net_resolve_nth(&link->uri, (unsigned) link->failures / RESOLVE_EVERY,
+										&link->address, status);
+	return link->resolved;
+}
+
+/* Nobody listens at the embedded node's socket: start one, and say nothing until it has had its time to come up. */
+static bool
+start_embedded(NodeLink *link, lb_status *status)
+{
+	uint64 now = lb_now_ns();
+
+	if (link->started_at != 0 && now < link->started_at + EMBEDDED_START_MS * MS_NS)
+		return true;
+	if (link->started_at != 0 && link->failures > 0)
+	{
+		/* It was started and did not come up: say so, and start over at the next attempt. */
+		link->started_at = 0;
+		return lb_fail(status, LB_SYSTEM,
+					   "it was started, but does not answer; see \"%s/%smemnode.log\"",
+					   INSTANCE_FOLDER, INSTANCE_PREFIX);
+	}
+	link->started_at = now;
+	return embedded_node_start(status);
+}
+
 static void
 start_attempt(NodeLink *link)
 {
 	lb_status status;
 
-	link->deadline = lb_now_ns() + timeout_ns();
-	if (lb_net_resolve(&link->uri, false, &link->address, &status))
+	if (resolve(link, &status))
 		link->connecting_fd = lb_net_connect_start(&link->address, &status);
+	link->deadline = lb_now_ns() + timeout_ns();
 	if (link->connecting_fd >= 0)
-	{
 		link->state = LINK_CONNECTING;
-		return;
-	}
-
-	/* Nobody listens. If the node is ours to start, start it, and give it time to come up before anybody is told. */
-	if (settings_embedded() && link->failures % EMBEDDED_PATIENCE != EMBEDDED_PATIENCE - 1)
-	{
-		if (link->failures % EMBEDDED_PATIENCE != 0 || embedded_node_start(&status))
-		{
-			retry_later(link, 0);
-			return;
-		}
-	}
-	attempt_failed(link, status.message, 0);
+	else if (settings_embedded() && start_embedded(link, &status))
+		retry_later(link, 0);
+	else
+		attempt_failed(link, status.message, 0);
 }
 
 static void
@@ -334,7 +370,7 @@ make_hello(NodeLink *link, lb_role role, lb_hello *hello)
 	memset(hello, 0, sizeof(*hello));
 	hello->version_min = hello->version_max = LB_PROTOCOL_VERSION;
 	hello->role = role;
-	hello->take_over = role == LB_ROLE_AGENT && take_over && !link->attached_before;
+	hello->take_over = role == LB_ROLE_AGENT && NodeTableMayTakeOver(link->node);
 	hello->page_size = LB_PAGE_SIZE;
 	hello->system_identifier = GetSystemIdentifier();
 	memcpy(hello->uuid, link->instance->uuid, LB_UUID_SIZE);
@@ -368,9 +404,14 @@ greet(NodeLink *link)
 		return;
 	}
 
-	InstanceRaiseEpoch(link->instance, 0);
+	if (!InstanceRaiseEpoch(link->instance, 0, &status))
+	{
+		attempt_failed(link, status.message, 0);
+		return;
+	}
 	link->epoch = link->instance->epoch;
 	make_hello(link, LB_ROLE_AGENT, &hello);
+	link->deadline = lb_now_ns() + timeout_ns();
 	if (!lb_stream_send(link->stream, LB_HELLO, ++link->sequence, body,
 						lb_encode_hello(body, &hello), NULL, 0, -1, &status))
 		attempt_failed(link, status.message, 0);
@@ -388,13 +429,32 @@ pass_comm_buffers(NodeLink *link, lb_status *status)
 						  lb_encode_comm_region(body, &region), NULL, 0, fd, status);
 }
 
+/* Two addresses may lead to one memory node, which then has to choose between two agents of one server. */
+static bool
+is_used_twice(const NodeLink *link, const lb_welcome *welcome)
+{
+	for (int other = 0; other < NodeTableCount(); other++)
+	{
+		if (other != link->node && NodeTableIncarnation(other) == welcome->incarnation)
+			return true;
+	}
+	return false;
+}
+
 static void
 attach(NodeLink *link, const lb_welcome *welcome)
 {
 	lb_status status;
 	lb_hello backend_hello;
 
+	if (is_used_twice(link, welcome))
+	{
+		attempt_failed(link, "it is one of the other memory nodes, under another address",
+					   RETRY_MS_HELD);
+		return;
+	}
 	link->token = welcome->token;
+	link->incarnation = welcome->incarnation;
 	if (link->uri.transport == LB_TRANSPORT_SHM && !pass_comm_buffers(link, &status))
 	{
 		attempt_failed(link, status.message, 0);
@@ -404,8 +464,9 @@ attach(NodeLink *link, const lb_welcome *welcome)
 	link->capacity_pages = welcome->capacity_pages;
 	link->state = LINK_ATTACHED;
 	link->failures = 0;
+	link->started_at = 0;
 	link->complained = false;
-	link->attached_before = true;
+	link->complained_of_holder = false;
 	link->heard_at = link->ping_at = lb_now_ns();
 	link->attached_or_lost_at = link->heard_at;
 	NodeTableSetUp(link->node, &link->address, &backend_hello, welcome);
@@ -414,19 +475,36 @@ attach(NodeLink *link, const lb_welcome *welcome)
 					link->uri.text, welcome->free_pages / (1024 * 1024 / LB_PAGE_SIZE))));
 }
 
+/* Rule R10: whoever has been replaced must not go on writing. */
+static void
+panic_replaced(const NodeLink *link, const lb_error *error)
+{
+	ereport(PANIC,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("legobase: another server has taken over this instance at memory node \"%s\"",
+					link->uri.text),
+			 errdetail("%s. The epoch in force is " UINT64_FORMAT
+					   ", this server's was " UINT64_FORMAT ".",
+					   error->message, error->epoch, link->epoch),
+			 errhint("Two servers must never write to the same data directory. Stop this one.")));
+}
+
 /* The node refused the attachment. */
 static void
 handle_refusal(NodeLink *link, const lb_error *error)
 {
-	if (error->error == LB_ERR_EPOCH)
+	lb_status status;
+
+	if (error->error == LB_ERR_EPOCH && link->token != 0)
+		panic_replaced(link, error);
+	if (error->error == LB_ERR_EPOCH && InstanceRaiseEpoch(link->instance, error->epoch, &status))
 	{
-		/* It knows a higher epoch than our file: raise ours above it; a live holder would be refused otherwise. */
-		InstanceRaiseEpoch(link->instance, error->epoch);
+		/* It knows a higher epoch than our file. Ours is above it now; if there is a live holder, that will be said next. */
 		close_connection(link);
 		retry_later(link, 0);
 		return;
 	}
-	if (error->error == LB_ERR_HELD && !link->complained)
+	if (error->error == LB_ERR_HELD && !link->complained_of_holder)
 	{
 		ereport(LOG,
 				(errmsg("legobase: memory node \"%s\" refused this server: its instance is held by "
@@ -436,7 +514,7 @@ handle_refusal(NodeLink *link, const lb_error *error)
 				 errhint("If the data directory is a copy, remove \"%s\" from it. If this server "
 						 "is to replace the other one, set \"legobase.take_over\" and restart.",
 						 INSTANCE_FOLDER)));
-		link->complained = true;
+		link->complained = link->complained_of_holder = true;
 	}
 	attempt_failed(link, error->message, RETRY_MS_HELD);
 }
@@ -468,7 +546,7 @@ handle_pong(NodeLink *link, const lb_frame *frame)
 	if (frame->header.sequence != link->ping_sequence)
 		return;
 	link->ping_sequence = 0;
-	if (NodeTableState(link->node) == NODE_SUSPECT)
+	if (link->ping_of_suspect && NodeTableState(link->node) == NODE_SUSPECT)
 		NodeTableSetState(link->node, NODE_UP);
 }
 
@@ -483,15 +561,7 @@ handle_error(NodeLink *link, const lb_frame *frame)
 		return;
 	}
 	if (error.error == LB_ERR_EPOCH)
-		ereport(
-			PANIC,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("legobase: another server has taken over this instance at memory node \"%s\"",
-					link->uri.text),
-			 errdetail("%s. The epoch in force is " UINT64_FORMAT
-					   ", this server's was " UINT64_FORMAT ".",
-					   error.message, error.epoch, link->epoch),
-			 errhint("Two servers must never write to the same data directory. Stop this one.")));
+		panic_replaced(link, &error);
 	link_lost(link, error.message);
 }
 
@@ -658,6 +728,7 @@ NodeLinkRelease(NodeLink *link, const lb_release_batch *batch)
 static void
 ping(NodeLink *link, uint64 now)
 {
+	link->ping_of_suspect = NodeTableState(link->node) == NODE_SUSPECT;
 	if (send_request(link, LB_PING, NULL, 0))
 	{
 		link->ping_sequence = link->sequence;
@@ -665,21 +736,57 @@ ping(NodeLink *link, uint64 now)
 	}
 }
 
-/* What an attached node owes an answer to, it must answer in time. */
-static void
-check_answers(NodeLink *link, uint64 now)
+/* What does an attached node owe an answer to for too long? Null: nothing. */
+static const char *
+overdue(const NodeLink *link, uint64 now)
 {
 	uint64 limit = timeout_ns();
-	bool suspect = NodeTableState(link->node) == NODE_SUSPECT;
 
 	if ((link->sent_count > 0 && now > link->sent[0].sent_at + limit) ||
 		(link->ping_sequence != 0 && now > link->ping_at + limit))
-		link_lost(link, psprintf("no answer within %d ms", node_timeout_ms));
-	else if (link->slab_request_at != 0 &&
-			 now > link->slab_request_at + SLAB_TIMEOUT_FACTOR * limit)
-		link_lost(link, "it did not answer a request for memory in time");
+		return "it did not answer in time";
+	if (link->slab_request_at != 0 && now > link->slab_request_at + SLAB_TIMEOUT_MS * MS_NS)
+		return "it did not answer a request for memory in time";
+	return NULL;
+}
+
+static void
+check_answers(NodeLink *link, uint64 now)
+{
+	bool suspect = NodeTableState(link->node) == NODE_SUSPECT;
+
+	/* The answer may be here, and we late. */
+	if (overdue(link, now))
+		receive(link);
+	if (link->state != LINK_ATTACHED)
+		return;
+	if (overdue(link, now))
+		link_lost(link, overdue(link, now));
 	else if (link->ping_sequence == 0 && (suspect || now > link->ping_at + PING_MS * MS_NS))
 		ping(link, now);
+}
+
+/* The same for a link that is being attached. */
+static void
+check_attempt(NodeLink *link, uint64 now)
+{
+	if (now <= link->deadline)
+		return;
+	if (link->stream)
+		receive(link);
+	if (link->state == LINK_CONNECTING)
+		attempt_failed(link, "it did not answer in time", 0);
+}
+
+void
+NodeLinkForgive(NodeLink *link, uint64 standstill_ns)
+{
+	for (int i = 0; i < link->sent_count; i++)
+		link->sent[i].sent_at += standstill_ns;
+	link->ping_at += standstill_ns;
+	link->deadline += standstill_ns;
+	if (link->slab_request_at != 0)
+		link->slab_request_at += standstill_ns;
 }
 
 void
@@ -692,8 +799,7 @@ NodeLinkTick(NodeLink *link, uint64 now)
 				start_attempt(link);
 			break;
 		case LINK_CONNECTING:
-			if (now > link->deadline)
-				attempt_failed(link, psprintf("no answer within %d ms", node_timeout_ms), 0);
+			check_attempt(link, now);
 			break;
 		case LINK_ATTACHED:
 			check_answers(link, now);

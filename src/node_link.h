@@ -9,8 +9,8 @@
  *	  attached	   the node is "up" or "suspect" in the node table
  *	  draining	   lost: what was sent has been given up, and the node's pages are forgotten until nobody uses its slots
  *
- * All functions run in the agent's process and never block. They raise ERROR only where the instance's file can't be
- * written, and PANIC when another server has taken the instance over (rule R10).
+ * All functions run in the agent's process and never block, but for the resolver of nodes that are named by host name. They
+ * raise no ERROR, and PANIC when another server has taken the instance over (rule R10).
  */
 #ifndef LEGOBASE_NODE_LINK_H
 #define LEGOBASE_NODE_LINK_H
@@ -49,14 +49,17 @@ typedef struct NodeLink
 	int connecting_fd; /* while connect() is under way, else -1 */
 	lb_stream *stream; /* from then on */
 	lb_address address;
-	uint64 epoch; /* of this attachment */
-	uint64 token; /* of the last attachment: shows the node that we are the same holder */
+	uint64 epoch;       /* of this attachment */
+	uint64 token;       /* of the last attachment: shows the node that we are the same holder */
+	uint64 incarnation; /* of the node */
 	uint64 capacity_pages;
 	uint64 deadline; /* connecting: when to give up */
 	uint64 next_attempt;
-	int failures;    /* attempts since it was attached last */
-	bool complained; /* the present outage is in the log */
-	bool attached_before;
+	int failures;               /* attempts since it was attached last */
+	bool resolved;              /* address is known; looked up again after some failures */
+	bool complained;            /* the present outage is in the log */
+	bool complained_of_holder;  /* and that another server holds the instance */
+	uint64 started_at;          /* when an embedded node was started last, or 0 */
 	uint64 attached_or_lost_at; /* when it was attached last, or the agent started */
 
 	uint64 sequence; /* of the last request */
@@ -68,6 +71,7 @@ typedef struct NodeLink
 
 	uint64 ping_sequence; /* of the PING that waits for its answer, or 0 */
 	uint64 ping_at;
+	bool ping_of_suspect; /* it was sent because the node is suspect: its answer clears it */
 	uint64 heard_at;
 	uint64 slab_request_at;     /* a SLAB_REQUEST waits since then, or 0 */
 	uint64 refused_slabs_until; /* the node had no more memory for us; ask again then */
@@ -77,6 +81,9 @@ extern void NodeLinkInit(NodeLink *link, int node, const lb_uri *uri, Instance *
 
 /* Do what time asks for: attempts, time limits, pings, forgetting the pages of a lost node. */
 extern void NodeLinkTick(NodeLink *link, uint64 now);
+
+/* The agent itself stood still for so long (stopped, or the machine was): that must not count against the nodes. */
+extern void NodeLinkForgive(NodeLink *link, uint64 standstill_ns);
 
 /* The socket to wait for and the WaitEventSet events that matter; PGINVALID_SOCKET if there is none. */
 extern pgsocket NodeLinkSocket(const NodeLink *link, uint32 *events);
@@ -92,6 +99,9 @@ extern void NodeLinkSendPushes(NodeLink *link);
 
 /* Would a further page be sent at once? */
 extern bool NodeLinkCanSend(const NodeLink *link);
+
+/* Attached, and nothing waits to be sent: the time for what is not urgent. */
+extern bool NodeLinkIdle(const NodeLink *link);
 
 /* Ask for slabs, if no request is outstanding. Granted slabs appear in the slab table. */
 extern void NodeLinkRequestSlabs(NodeLink *link, uint32 count);

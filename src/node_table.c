@@ -41,6 +41,7 @@ typedef struct NodeEntry
 	slock_t lock;
 	lb_address address;
 	lb_hello hello;
+	bool attached_once; /* since shared memory was made */
 	uint64 incarnation; /* 0 if it was never attached */
 	uint64 capacity_pages;
 	char last_error[NODE_ERROR_MAX];
@@ -67,6 +68,10 @@ typedef struct NodeTable
 #define TABLE_OFFSET_OF_NODES TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(NodeTable))
 
 /* The same in all processes: fixed at server start, and inherited. */
+/* In the postmaster, and so in its children: is this its first shared memory, or was that made anew after a crash? */
+static bool first_shared_memory;
+static int times_made;
+
 static NodeTable *table;
 static const lb_uri *node_uris;
 static int node_count;
@@ -132,6 +137,7 @@ NodeTableShmemInit(void)
 	table = ShmemInitStruct("legobase memory nodes", NodeTableShmemSize(), &found);
 	if (found)
 		return;
+	first_shared_memory = times_made++ == 0;
 
 	pg_atomic_init_u32(&table->sessions, 0);
 	pg_atomic_init_u32(&table->unmap_counter, 0);
@@ -203,6 +209,7 @@ NodeTableSetUp(int node, const lb_address *address, const lb_hello *backend_hell
 	SpinLockAcquire(&entry->lock);
 	entry->address = *address;
 	entry->hello = *backend_hello;
+	entry->attached_once = true;
 	entry->incarnation = welcome->incarnation;
 	entry->capacity_pages = welcome->capacity_pages;
 	pg_atomic_write_u32(&entry->session, session);
@@ -223,6 +230,20 @@ NodeTableSetState(int node, NodeState state)
 		pg_atomic_write_u32(&entry->session, 0);
 	pg_atomic_write_u32(&entry->state, state);
 	SpinLockRelease(&entry->lock);
+}
+
+uint64
+NodeTableIncarnation(int node)
+{
+	NodeState state = NodeTableState(node);
+
+	return state == NODE_UP || state == NODE_SUSPECT ? node_at(node)->incarnation : 0;
+}
+
+bool
+NodeTableMayTakeOver(int node)
+{
+	return take_over && first_shared_memory && !node_at(node)->attached_once;
 }
 
 void
@@ -270,7 +291,8 @@ note_cost(pg_atomic_uint32 *cost, uint64 elapsed_ns)
 		pg_atomic_write_u32(cost, (uint32) sample);
 		return;
 	}
-	change = (Min(sample, 4 * average) - average) / 8;
+	/* A node that was slow for a while should not have to be fast for as long again before it is believed. */
+	change = (Min(sample, 4 * average) - average) / (sample < average / 4 ? 2 : 8);
 	if (Abs(change) > average / 64)
 		pg_atomic_write_u32(cost, (uint32) Min(average + change, PG_INT32_MAX));
 }
@@ -284,10 +306,15 @@ NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns)
 	pg_atomic_fetch_add_u64(&stripe->reads, pages);
 	if (elapsed_ns == 0)
 		return;
-	if (elapsed_ns == 0)
-		return;
 	pg_atomic_fetch_add_u64(&stripe->latency[lb_histogram_bucket(elapsed_ns)], 1);
 	note_cost(&entry->read_cost, elapsed_ns / Max(pages, 1));
+}
+
+void
+NodeTableNoteTimeout(int node, uint64 elapsed_ns)
+{
+	pg_atomic_write_u32(&node_at(node)->read_cost,
+						(uint32) Min(Max(elapsed_ns, COST_MIN_NS), PG_INT32_MAX));
 }
 
 void

@@ -76,6 +76,15 @@ extern void NodeTableSetUp(int node, const lb_address *address, const lb_hello *
 extern void NodeTableSetState(int node, NodeState state);
 extern void NodeTableSetError(int node, const char *error);
 
+/* Agent: the incarnation of a node that is attached, 0 of another. */
+extern uint64 NodeTableIncarnation(int node);
+
+/*
+ * Agent: does legobase.take_over apply? Only until the node was attached for the first time since the postmaster started. After a
+ * crash, or when it was itself taken over, a server does not take the instance back.
+ */
+extern bool NodeTableMayTakeOver(int node);
+
 /* Any process: a read of this session of the node took too long. Returns true if that is news. */
 extern bool NodeTableSuspect(int node, uint32 session);
 
@@ -93,7 +102,12 @@ extern uint32 NodeTableReadCost(int node);
 extern uint32 NodeTableStorageCost(void);
 extern uint32 NodeTableKernelCacheCost(void);
 extern void NodeTableNoteStorageRead(uint64 elapsed_ns);
+extern void NodeTableNoteTimeout(int node,
+								 uint64 elapsed_ns); /* a read that took at least so long */
 extern void NodeTableNoteKernelCacheRead(uint64 elapsed_ns);
+
+/* A storage read that took so long was not served from the kernel's cache: only those tell what storage costs. */
+#define COLD_READ_NS 10000
 
 /* May this process probe a node that is slower than storage, to see if it still is? True once a second for each node. */
 extern bool NodeTableMayProbe(int node);

@@ -35,7 +35,8 @@
  * Linked pages, counted by a hash of their relation fork: a drop of something that has none in remote memory, the common
  * case, need not look at the directory at all.
  */
-#define RELATION_COUNTERS 1024
+#define RELATION_COUNTERS_MIN 1024
+#define RELATION_COUNTERS_MAX 65536
 
 typedef struct PageDirectory
 {
@@ -45,7 +46,7 @@ typedef struct PageDirectory
 	pg_atomic_uint64 next_version;
 	pg_atomic_uint32 everything; /* changes of many pages at once; see PageStamp */
 	pg_atomic_uint32 changes[DIRECTORY_PARTITIONS];
-	pg_atomic_uint32 relation_pages[RELATION_COUNTERS];
+	uint32 relation_counters; /* a power of two */
 } PageDirectory;
 
 StaticAssertDecl(sizeof(PageDirectoryEntry) == 48, "the directory is sized for 48 bytes an entry");
@@ -54,6 +55,7 @@ StaticAssertDecl(LB_PAGE_SIZE == BLCKSZ,
 
 static PageDirectory *directory;
 static uint32 *bucket_heads;
+static pg_atomic_uint32 *relation_pages;
 static PageDirectoryEntry *entries;
 static LWLockPadded *locks;
 
@@ -76,13 +78,26 @@ buckets_size(uint32 n)
 	return CACHELINEALIGN(mul_size(sizeof(uint32), bucket_count(n)));
 }
 
+/* One for every 16 entries */
+static uint32
+relation_counter_count(uint32 n)
+{
+	return Min(Max(pg_nextpower2_32(Max(n / 16, 1)), RELATION_COUNTERS_MIN), RELATION_COUNTERS_MAX);
+}
+
+static Size
+relation_counters_size(uint32 n)
+{
+	return CACHELINEALIGN(mul_size(sizeof(pg_atomic_uint32), relation_counter_count(n)));
+}
+
 Size
 PageDirectoryShmemSize(void)
 {
 	uint32 n = settings_max_pages();
+	Size size = add_size(header_size(), add_size(buckets_size(n), relation_counters_size(n)));
 
-	return add_size(add_size(header_size(), buckets_size(n)),
-					mul_size(sizeof(PageDirectoryEntry), n));
+	return add_size(size, mul_size(sizeof(PageDirectoryEntry), n));
 }
 
 void
@@ -94,8 +109,12 @@ PageDirectoryShmemInit(void)
 
 	memory = ShmemInitStruct("legobase page directory", PageDirectoryShmemSize(), &found);
 	directory = (PageDirectory *) memory;
-	bucket_heads = (uint32 *) (memory + header_size());
-	entries = (PageDirectoryEntry *) (memory + header_size() + buckets_size(n));
+	memory += header_size();
+	bucket_heads = (uint32 *) memory;
+	memory += buckets_size(n);
+	relation_pages = (pg_atomic_uint32 *) memory;
+	memory += relation_counters_size(n);
+	entries = (PageDirectoryEntry *) memory;
 	locks = GetNamedLWLockTranche(DIRECTORY_LOCKS);
 	if (found)
 		return;
@@ -107,8 +126,9 @@ PageDirectoryShmemInit(void)
 	pg_atomic_init_u32(&directory->everything, 0);
 	for (int i = 0; i < DIRECTORY_PARTITIONS; i++)
 		pg_atomic_init_u32(&directory->changes[i], 0);
-	for (int i = 0; i < RELATION_COUNTERS; i++)
-		pg_atomic_init_u32(&directory->relation_pages[i], 0);
+	directory->relation_counters = relation_counter_count(n);
+	for (uint32 i = 0; i < directory->relation_counters; i++)
+		pg_atomic_init_u32(&relation_pages[i], 0);
 	memset(bucket_heads, 0xff, sizeof(uint32) * directory->buckets);
 	for (uint32 i = 0; i < n; i++)
 	{
@@ -156,7 +176,7 @@ relation_counter(const lb_page_tag *tag)
 {
 	uint32 hash = (tag->relation * 31 + tag->fork) * UINT32_C(0x9e3779b1) ^ tag->database;
 
-	return &directory->relation_pages[hash % RELATION_COUNTERS];
+	return &relation_pages[(hash >> 8) & (directory->relation_counters - 1)];
 }
 
 /* The partition's lock must be held. */
@@ -269,19 +289,17 @@ bool
 PageDirectoryPeek(const lb_page_tag *tag, PagePin *found)
 {
 	Bucket bucket = bucket_of(tag);
-	bool in_slot = false;
 
 	LWLockAcquire(bucket.lock, LW_SHARED);
 	found->entry = find_in(&bucket, tag);
-	found->comm_buffer = INVALID_COMM_BUFFER;
 	if (found->entry != INVALID_ENTRY)
 	{
-		in_slot = (pg_atomic_read_u32(&entries[found->entry].state) & IN_FLIGHT) == 0;
+		found->comm_buffer = entries[found->entry].comm_buffer;
 		found->version = entries[found->entry].version;
 		found->checksum = entries[found->entry].checksum;
 	}
 	LWLockRelease(bucket.lock);
-	return in_slot;
+	return found->entry != INVALID_ENTRY;
 }
 
 PageStamp
@@ -331,49 +349,81 @@ PageDirectoryForgetVersion(const lb_page_tag *tag, uint32 entry, uint64 version)
 	LWLockRelease(bucket.lock);
 }
 
+/* May a page that was read still be linked? The partition's lock must be held exclusively. */
+static bool
+read_may_link(const Bucket *bucket, const lb_page_tag *tag, const PageStamp *stamp)
+{
+	return stamp_holds(bucket, stamp) && find_in(bucket, tag) == INVALID_ENTRY;
+}
+
+/* Put a reserved entry into its chain. The reservation's reference becomes the link's; one more is the push's. */
+static void
+put_in(const Bucket *bucket, uint32 entry, uint32 usage)
+{
+	PageDirectoryEntry *fresh = &entries[entry];
+
+	fresh->next = *bucket->head;
+	pg_atomic_fetch_add_u32(&fresh->state, REF_ONE + LINKED + IN_FLIGHT + usage * USAGE_ONE);
+	*bucket->head = entry;
+	pg_atomic_fetch_add_u32(relation_counter(&fresh->tag), 1);
+	pg_atomic_fetch_add_u32(&directory->used, 1);
+}
+
+/* A page is about to be written over: unlink its old version. Returns how recently that was used. */
+static uint32
+replace_old(const Bucket *bucket, const lb_page_tag *tag)
+{
+	uint32 old = find_in(bucket, tag);
+	uint32 usage = 0;
+
+	count_change(bucket);
+	if (old != INVALID_ENTRY)
+	{
+		usage = USAGE(pg_atomic_read_u32(&entries[old].state));
+		unlink_entry(bucket, old);
+	}
+	return usage;
+}
+
 uint64
 PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 comm_buffer,
 				  const PageStamp *stamp, uint32 usage)
 {
 	Bucket bucket = bucket_of(tag);
 	PageDirectoryEntry *fresh = &entries[entry];
-	uint32 old;
-	uint64 version;
+	uint64 version = 0;
 
 	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
-	if (stamp && !stamp_holds(&bucket, stamp))
+	if (!stamp)
 	{
-		LWLockRelease(bucket.lock);
-		PageDirectoryUnreserve(entry);
-		return 0;
+		uint32 old_usage = replace_old(&bucket, tag);
+
+		usage = Max(usage, old_usage);
 	}
-	count_change(&bucket);
-	old = find_in(&bucket, tag);
-	if (old != INVALID_ENTRY)
+	if (SlabTableStateOfEntry(entry) == SLAB_ACTIVE &&
+		(!stamp || read_may_link(&bucket, tag, stamp)))
 	{
-		usage = Max(usage, USAGE(pg_atomic_read_u32(&entries[old].state)));
-		unlink_entry(&bucket, old);
-	}
-	if (SlabTableStateOfEntry(entry) != SLAB_ACTIVE)
-	{
-		LWLockRelease(bucket.lock);
-		PageDirectoryUnreserve(entry);
-		return 0;
+		version = pg_atomic_fetch_add_u64(&directory->next_version, 1);
+		fresh->tag = *tag;
+		fresh->version = version;
+		fresh->checksum = checksum;
+		fresh->comm_buffer = comm_buffer;
+		put_in(&bucket, entry, usage);
 	}
 
-	version = pg_atomic_fetch_add_u64(&directory->next_version, 1);
-	fresh->tag = *tag;
-	fresh->version = version;
-	fresh->checksum = checksum;
-	fresh->comm_buffer = comm_buffer;
-	fresh->next = *bucket.head;
-
-	/* The reservation's reference becomes the link's; one more is the push's. NODE_HOLDS stays as it was. */
-	pg_atomic_fetch_add_u32(&fresh->state, REF_ONE + LINKED + IN_FLIGHT + usage * USAGE_ONE);
-	*bucket.head = entry;
-	pg_atomic_fetch_add_u32(relation_counter(tag), 1);
-	pg_atomic_fetch_add_u32(&directory->used, 1);
+	/*
+	 * Scans that forget many pages look at entries without the lock. If one began since the stamp was compared, it may have
+	 * passed this entry before it was linked.
+	 */
+	if (version != 0 && stamp && !stamp_holds(&bucket, stamp))
+	{
+		take_out(&bucket, entry);
+		pg_atomic_fetch_sub_u32(&fresh->state, LINKED + IN_FLIGHT + REF_ONE);
+		version = 0;
+	}
 	LWLockRelease(bucket.lock);
+	if (version == 0)
+		PageDirectoryUnreserve(entry);
 	return version;
 }
 
@@ -525,6 +575,12 @@ forget_blocks(const PageSelection *selection)
 	return forgotten;
 }
 
+bool
+PageDirectoryMayHoldFork(const lb_page_tag *tag)
+{
+	return pg_atomic_read_u32(relation_counter(tag)) != 0;
+}
+
 uint64
 PageDirectoryForgetSelected(const PageSelection *selection)
 {
@@ -535,7 +591,7 @@ PageDirectoryForgetSelected(const PageSelection *selection)
 	/* Reads of such pages that are under way must not be linked afterwards. */
 	pg_atomic_fetch_add_u32(&directory->everything, 1);
 
-	if (exact && pg_atomic_read_u32(relation_counter(&selection->from)) == 0)
+	if (exact && !PageDirectoryMayHoldFork(&selection->from))
 		return 0;
 
 	/* A look-up costs about as much as looking at eight entries one after the other. */

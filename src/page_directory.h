@@ -87,7 +87,10 @@ extern void PageDirectoryUnpin(const PagePin *pin);
  */
 extern bool PageDirectoryStillHolds(const lb_page_tag *tag, uint32 entry, uint64 version);
 
-/* Find a page without pinning it: what a reader ahead of time needs. Only pages in their slots. Shared lock. */
+/*
+ * Find a page without pinning it, for a reader ahead of time. found->comm_buffer, which is not retained, only tells whether
+ * the page is in flight. Shared lock.
+ */
 extern bool PageDirectoryPeek(const lb_page_tag *tag, PagePin *found);
 
 /*
@@ -106,8 +109,9 @@ extern void PageDirectoryForgetVersion(const lb_page_tag *tag, uint32 entry, uin
 
 /*
  * Link a reserved entry: the page with this checksum is now in flight in this comm buffer. Replaces an older version.
- * stamp: of a page that was read; null for one that was written. Returns the version, or 0 when it was refused (the stamp
- * is no longer true, or the slab is being given up); then the entry is free again.
+ * stamp: of a page that was read; null for one that was written. Returns the version, or 0 when it was refused; then the
+ * entry is free again. Refused is a read page whose stamp is no longer true, or that is linked already (that copy is as
+ * good), and any page if the slab is being given up; the old version of a written page is forgotten all the same.
  */
 extern uint64 PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum,
 								uint32 comm_buffer, const PageStamp *stamp, uint32 usage);
@@ -162,6 +166,9 @@ typedef struct PageDirectoryRow
 } PageDirectoryRow;
 
 extern bool PageDirectoryGetRow(uint32 entry, PageDirectoryRow *row);
+
+/* False: surely no page of this fork of this relation is linked (the tag's block is not looked at). */
+extern bool PageDirectoryMayHoldFork(const lb_page_tag *tag);
 
 /* Linked entries. */
 extern uint32 PageDirectoryUsed(void);

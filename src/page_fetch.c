@@ -10,6 +10,7 @@
 #include "access/xlogdefs.h"
 #include "miscadmin.h"
 #include "storage/bufpage.h"
+#include "storage/ipc.h"
 
 #include "comm_buffer.h"
 #include "compat.h"
@@ -33,18 +34,46 @@ typedef enum FetchResult
 	FETCHED_COMM_BUFFER,
 	FETCHED_REMOTE,
 	FETCHED_KERNEL_CACHE, /* the file's page, and cheaper */
-	NOT_FETCHED,
-	FETCH_INTERRUPTED
+	NOT_FETCHED,          /* the copy is good, but not available now, or dearer than storage */
+	FETCHED_DAMAGED       /* the copy is not what it should be */
 } FetchResult;
+
+/*
+ * The pin that this process holds. Nothing between pin and unpin raises an error; but the SIGTERM handler of some
+ * background workers raises FATAL wherever it happens to be, and a pin that stays keeps a slot for ever.
+ */
+static PagePin held;
+static bool holding = false;
+
+static void
+release_held(int code, Datum arg)
+{
+	if (holding)
+		PageDirectoryUnpin(&held);
+	holding = false;
+}
+
+static bool
+pin_page(const lb_page_tag *tag)
+{
+	static bool registered = false;
+
+	if (!registered && CritSectionCount == 0)
+	{
+		before_shmem_exit(release_held, (Datum) 0);
+		registered = true;
+	}
+	holding = PageDirectoryPin(tag, true, &held);
+	return holding;
+}
 
 static bool
 storage_is_cheaper(int node)
 {
 	uint32 node_cost = NodeTableReadCost(node);
-	uint32 storage_cost = NodeTableStorageCost();
+	uint32 storage_cost = Max(NodeTableStorageCost(), COLD_READ_NS);
 
-	return node_cost > 0 && storage_cost > 0 && node_cost / STORAGE_COST_FACTOR > storage_cost &&
-		   !NodeTableMayProbe(node);
+	return node_cost / STORAGE_COST_FACTOR > storage_cost && !NodeTableMayProbe(node);
 }
 
 static bool
@@ -63,34 +92,29 @@ try_kernel_cache(SMgrRelation reln, const lb_page_tag *tag, char *buffer)
 	return true;
 }
 
-/* Is what was read the page that the directory means? If not, look a second time; then give the copy up. */
+/* Is what was read the page that the directory means? If not, look a second time. */
 static FetchResult
-verify(const lb_page_tag *tag, const PagePin *pin, int node, const lb_slot_ref *slot, char *buffer)
+verify(const PagePin *pin, int node, const lb_slot_ref *slot, char *buffer, uint64 deadline)
 {
-	NodeReadResult again;
 	uint64 elapsed;
 
 	if (lb_page_checksum(buffer) == pin->checksum && !LB_FAULT("read.damaged"))
 		return FETCHED_REMOTE;
-
 	StatsCount(STAT_CHECKSUM_FAILURES, 1);
-	again = NodeClientRead(node, slot, buffer, &elapsed);
-	if (again == NODE_READ_INTERRUPTED)
-		return FETCH_INTERRUPTED;
-	if (again == NODE_READ_DONE && lb_page_checksum(buffer) == pin->checksum)
+	if (!NodeClientRead(node, slot, buffer, deadline, &elapsed))
+		return NOT_FETCHED;
+	return lb_page_checksum(buffer) == pin->checksum ? FETCHED_REMOTE : FETCHED_DAMAGED;
+}
+
+/* Of a node beyond this host: is there a cheaper place to read the page from? */
+static FetchResult
+try_cheaper(SMgrRelation reln, const lb_page_tag *tag, int node, char *buffer)
+{
+	if (debug_compare || kernel_cache_reads != KERNEL_CACHE_READS_AUTO)
 		return FETCHED_REMOTE;
-	if (again == NODE_READ_DONE)
-	{
-		PageDirectoryForgetVersion(tag, pin->entry, pin->version);
-		ereport(LOG, (errmsg("legobase: damaged page in memory node \"%s\": relation %u/%u/%u, "
-							 "fork %u, block %u",
-							 NodeTableUri(node), tag->tablespace, tag->database, tag->relation,
-							 tag->fork, tag->block),
-					  errdetail("Its checksum is not the one it was sent with. The page is read "
-								"from storage instead, and not used from there again."),
-					  errhint("If this is repeated, check the memory of that host.")));
-	}
-	return NOT_FETCHED;
+	if (try_kernel_cache(reln, tag, buffer))
+		return FETCHED_KERNEL_CACHE;
+	return storage_is_cheaper(node) ? NOT_FETCHED : FETCHED_REMOTE;
 }
 
 static FetchResult
@@ -98,31 +122,28 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 {
 	lb_slot_ref slot;
 	int node = SlabTableSlot(pin->entry, &slot);
-	bool far = NodeClientReadAheadHelps(node);
-	NodeReadResult result = NODE_READ_DONE;
+	bool far = NodeClientIsFar(node);
 	uint64 start = lb_now_ns();
+	uint64 deadline = NodeClientDeadline(start);
 	uint64 elapsed = 0;
 	bool read_ahead;
+	FetchResult result;
 
 	if (NodeTableState(node) != NODE_UP)
 		return NOT_FETCHED;
-
-	read_ahead = far && ReadAheadTake(tag, pin, buffer);
-	if (!read_ahead)
+	read_ahead = far && ReadAheadTake(tag, pin, buffer, deadline);
+	if (far && !read_ahead)
 	{
-		if (far && kernel_cache_reads == KERNEL_CACHE_READS_AUTO && !debug_compare &&
-			try_kernel_cache(reln, tag, buffer))
-			return FETCHED_KERNEL_CACHE;
-		if (far && kernel_cache_reads == KERNEL_CACHE_READS_AUTO && !debug_compare &&
-			storage_is_cheaper(node))
-			return NOT_FETCHED;
-		(void) LB_FAULT("read.before");
-		result = NodeClientRead(node, &slot, buffer, &elapsed);
+		result = try_cheaper(reln, tag, node, buffer);
+		if (result != FETCHED_REMOTE)
+			return result;
 	}
-	if (result == NODE_READ_INTERRUPTED)
-		return FETCH_INTERRUPTED;
-	if (result != NODE_READ_DONE || verify(tag, pin, node, &slot, buffer) != FETCHED_REMOTE)
+	(void) LB_FAULT("read.before");
+	if (!read_ahead && !NodeClientRead(node, &slot, buffer, deadline, &elapsed))
 		return NOT_FETCHED;
+	result = verify(pin, node, &slot, buffer, deadline);
+	if (result != FETCHED_REMOTE)
+		return result;
 
 	if (read_ahead)
 		StatsCount(STAT_READ_AHEAD_HITS, 1);
@@ -140,10 +161,25 @@ fetch_from_comm_buffer(const PagePin *pin, char *buffer)
 	if (lb_page_checksum(buffer) != pin->checksum)
 	{
 		StatsCount(STAT_CHECKSUM_FAILURES, 1);
-		return NOT_FETCHED;
+		return FETCHED_DAMAGED;
 	}
 	StatsReadTime(TIER_COMM_BUFFER, lb_now_ns() - start);
 	return FETCHED_COMM_BUFFER;
+}
+
+/* Logging serves interrupts, and reads must not; see remote_truncate(). */
+static void
+report_damaged(const lb_page_tag *tag, const PagePin *pin)
+{
+	PageDirectoryForgetVersion(tag, pin->entry, pin->version);
+	HOLD_INTERRUPTS();
+	ereport(LOG,
+			(errmsg("legobase: damaged page in remote memory: relation %u/%u/%u, fork %u, block %u",
+					tag->tablespace, tag->database, tag->relation, tag->fork, tag->block),
+			 errdetail("Its checksum is not the one it was sent with. The page is read from "
+					   "storage instead."),
+			 errhint("If this is repeated, check the memory of the hosts of the memory nodes.")));
+	RESUME_INTERRUPTS();
 }
 
 /*
@@ -152,7 +188,7 @@ fetch_from_comm_buffer(const PagePin *pin, char *buffer)
  * differ rightly, but then the directory has forgotten the version.)
  */
 static bool
-same_as_file(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, const char *buffer)
+same_as_file(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, char *buffer)
 {
 	static PGAlignedBlock file_page;
 
@@ -163,45 +199,55 @@ same_as_file(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, cons
 		return true;
 
 	StatsCount(STAT_COMPARE_MISMATCHES, 1);
+	PageDirectoryForgetVersion(tag, pin->entry, pin->version);
+	HOLD_INTERRUPTS();
 	ereport(WARNING,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("legobase: remote copy differs from file: relation %u/%u/%u, fork %u, block %u",
 					tag->tablespace, tag->database, tag->relation, tag->fork, tag->block),
 			 errdetail("Remote page: version " UINT64_FORMAT ", LSN %X/%X. File: LSN %X/%X.",
-					   pin->version, LSN_FORMAT_ARGS(PageGetLSN(unconstify(char *, buffer))),
+					   pin->version, LSN_FORMAT_ARGS(PageGetLSN(buffer)),
 					   LSN_FORMAT_ARGS(PageGetLSN(file_page.data)))));
-	PageDirectoryForgetVersion(tag, pin->entry, pin->version);
+	RESUME_INTERRUPTS();
 	return false;
 }
 
-bool
+PageFetchResult
 PageFetch(SMgrRelation reln, const lb_page_tag *tag, char *buffer)
 {
 	PagePin pin;
 	FetchResult result;
 
-	NodeClientUnmapReturned();
-	if (kernel_cache_reads == KERNEL_CACHE_READS_AUTO)
+	if (kernel_cache_reads == KERNEL_CACHE_READS_AUTO && NodeClientAnyFar())
 		KernelCachePrepare(reln, (ForkNumber) tag->fork, tag->block);
-	if (!PageDirectoryPin(tag, true, &pin))
-		return false;
+	if (!pin_page(tag))
+		return PAGE_NOT_REMOTE;
+	pin = held;
 	if (pin.comm_buffer != INVALID_COMM_BUFFER)
 		result = fetch_from_comm_buffer(&pin, buffer);
 	else
 		result = fetch_from_slot(reln, tag, &pin, buffer);
+	holding = false;
 	PageDirectoryUnpin(&pin);
 
-	if (result == FETCH_INTERRUPTED)
-		CHECK_FOR_INTERRUPTS();
-	if (result == FETCHED_KERNEL_CACHE)
-		return true;
-	if (result != FETCHED_COMM_BUFFER && result != FETCHED_REMOTE)
-		return false;
+	switch (result)
+	{
+		case FETCHED_KERNEL_CACHE:
+			return PAGE_FETCHED;
+		case NOT_FETCHED:
+			return PAGE_LEFT_ALONE;
+		case FETCHED_DAMAGED:
+			report_damaged(tag, &pin);
+			return PAGE_NOT_REMOTE;
+		case FETCHED_COMM_BUFFER:
+		case FETCHED_REMOTE:
+			break;
+	}
 	if (debug_compare && !same_as_file(reln, tag, &pin, buffer))
-		return false;
+		return PAGE_NOT_REMOTE;
 
 	StatsCount(result == FETCHED_COMM_BUFFER ? STAT_COMM_BUFFER_HITS : STAT_REMOTE_HITS, 1);
-	if (result == FETCHED_REMOTE)
+	if (result == FETCHED_REMOTE && NodeClientAnyFar())
 		ReadAheadContinue(reln, tag);
-	return true;
+	return PAGE_FETCHED;
 }

@@ -104,17 +104,38 @@ spare_local_page(const lb_page_tag *tag)
 	return true;
 }
 
+/* Can a slot of this slab be taken? Pages of a node that does not answer are left alone: it may be back in a moment. */
+static bool
+slab_usable(uint32 slab)
+{
+	uint32 node_slab;
+
+	return SlabTableState(slab) == SLAB_ACTIVE &&
+		   NodeTableState(SlabTableNodeOf(slab, &node_slab)) == NODE_UP;
+}
+
 static uint32
 advance_clock(void)
 {
+	uint32 slab_pages = SlabTablePages();
 	uint32 total = SlabTableEntries();
 	uint32 limit = Min(CLOCK_STEPS_MAX, total * (USAGE_MAX + 1));
 
 	spared = 0;
 	for (uint32 i = 0; i < limit; i++)
 	{
-		uint32 at = pg_atomic_fetch_add_u32(&clock_state->hand, 1) % total;
+		uint32 hand = pg_atomic_fetch_add_u32(&clock_state->hand, 1);
+		uint32 at = hand % total;
 
+		if (!slab_usable(at / slab_pages))
+		{
+			/* On to the end of the slab, in one step; if somebody else has moved the hand, it is on its way already. */
+			uint32 expected = hand + 1;
+
+			pg_atomic_compare_exchange_u32(&clock_state->hand, &expected,
+										   hand + slab_pages - at % slab_pages);
+			continue;
+		}
 		if (PageDirectoryTryEvict(at, spare_local_page))
 		{
 			StatsCount(STAT_EVICTED_PAGES, 1);

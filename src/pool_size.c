@@ -13,7 +13,8 @@
 #include "settings.h"
 #include "slab_table.h"
 
-#define SLABS_PER_REQUEST 8
+/* Memory asked for at a time: a node has to zero it, among other things. */
+#define PAGES_PER_REQUEST (64 * 1024 * 1024 / LB_PAGE_SIZE)
 
 /* A node that was attached so recently keeps its share of the pool: it may be back before moving pages would pay. */
 #define SHARE_KEPT_NS (10 * UINT64_C(1000000000))
@@ -22,6 +23,27 @@ static bool
 has_share(const NodeLink *link, uint64 now)
 {
 	return link->state == LINK_ATTACHED || now < link->attached_or_lost_at + SHARE_KEPT_NS;
+}
+
+/* How many slabs the node may be given. One that had no more memory for us, when asked, keeps what it has for a while. */
+static uint32
+slab_limit(const NodeLink *link, uint64 now)
+{
+	if (link->state != LINK_ATTACHED)
+		return UINT32_MAX;
+	if (now < link->refused_slabs_until)
+		return SlabTableNodePages(link->node) / SlabTablePages();
+	return (uint32) Min(link->capacity_pages / SlabTablePages(), UINT32_MAX);
+}
+
+static uint32
+unused_slabs(void)
+{
+	uint32 unused = 0;
+
+	for (uint32 slab = 0; slab < SlabTableCount(); slab++)
+		unused += SlabTableState(slab) == SLAB_UNUSED ? 1 : 0;
+	return unused;
 }
 
 /*
@@ -40,10 +62,7 @@ compute_shares(const NodeLink *links, int count, uint64 now, uint32 shares[])
 		progress = false;
 		for (int i = 0; i < count && left > 0; i++)
 		{
-			bool full = links[i].state == LINK_ATTACHED &&
-						shares[i] >= links[i].capacity_pages / SlabTablePages();
-
-			if (full || !has_share(&links[i], now))
+			if (shares[i] >= slab_limit(&links[i], now) || !has_share(&links[i], now))
 				continue;
 			shares[i]++;
 			left--;
@@ -113,6 +132,8 @@ bool
 PoolSizeTick(NodeLink *links, int count, uint64 now)
 {
 	uint32 shares[MAX_NODES];
+	uint32 unused = unused_slabs();
+	uint32 request = Max(PAGES_PER_REQUEST / SlabTablePages(), 1);
 
 	compute_shares(links, count, now, shares);
 	for (int i = 0; i < count; i++)
@@ -123,8 +144,8 @@ PoolSizeTick(NodeLink *links, int count, uint64 now)
 			continue;
 		if (has > shares[i])
 			shrink(i, has - shares[i]);
-		else if (has < shares[i])
-			NodeLinkRequestSlabs(&links[i], Min(shares[i] - has, SLABS_PER_REQUEST));
+		else if (has < shares[i] && unused > 0)
+			NodeLinkRequestSlabs(&links[i], Min(Min(shares[i] - has, unused), request));
 	}
 	return return_drained(links);
 }

@@ -13,8 +13,10 @@
 #include "miscadmin.h"
 
 #include "kernel_cache.h"
+#include "lb_clock.h"
 #include "local_pool.h"
 #include "node_client.h"
+#include "node_table.h"
 #include "read_ahead.h"
 #include "settings.h"
 #include "slab_table.h"
@@ -149,7 +151,8 @@ ask(const lb_page_tag *tag, const PagePin *found, int node)
 		return;
 	/* The frame that is reused is the oldest one; if its page is still on its way it must not land on the new one. */
 	if (frame->state == FRAME_SENT)
-		(void) NodeClientWait(frame->node, frame->connection, frame->ticket);
+		(void) NodeClientWait(frame->node, frame->connection, frame->ticket,
+							  NodeClientDeadline(lb_now_ns()));
 	empty(frame);
 
 	frame->state = FRAME_ASKED;
@@ -162,17 +165,17 @@ ask(const lb_page_tag *tag, const PagePin *found, int node)
 	frames_asked++;
 }
 
-/* The node that has the page, if reading ahead from there makes sense; -1 otherwise. */
+/* The node that has the page in a slot, if it is beyond this host and answers; -1 otherwise. */
 static int
-node_of_candidate(const lb_page_tag *tag, PagePin *found)
+far_node_of(const lb_page_tag *tag, PagePin *found)
 {
 	lb_slot_ref slot;
 	int node;
 
-	if (!PageDirectoryPeek(tag, found))
+	if (!PageDirectoryPeek(tag, found) || found->comm_buffer != INVALID_COMM_BUFFER)
 		return -1;
 	node = SlabTableSlot(found->entry, &slot);
-	return NodeClientReadAheadHelps(node) ? node : -1;
+	return NodeClientIsFar(node) && NodeTableState(node) == NODE_UP ? node : -1;
 }
 
 static bool
@@ -186,11 +189,17 @@ bool
 ReadAheadPrefetch(SMgrRelation reln, const lb_page_tag *tag)
 {
 	PagePin found;
-	int node = node_of_candidate(tag, &found);
+	lb_slot_ref slot;
+	int node;
 
-	if (node < 0 || !possible())
+	if (!PageDirectoryPeek(tag, &found))
 		return false;
-	if (kernel_has(reln, tag))
+	if (found.comm_buffer != INVALID_COMM_BUFFER)
+		return true;
+	node = SlabTableSlot(found.entry, &slot);
+	if (NodeTableState(node) != NODE_UP)
+		return false;
+	if (!NodeClientIsFar(node) || !possible() || kernel_has(reln, tag))
 		return true;
 	ask(tag, &found, node);
 	if (frames_asked >= BATCH)
@@ -199,7 +208,7 @@ ReadAheadPrefetch(SMgrRelation reln, const lb_page_tag *tag)
 }
 
 bool
-ReadAheadTake(const lb_page_tag *tag, const PagePin *pin, char *buffer)
+ReadAheadTake(const lb_page_tag *tag, const PagePin *pin, char *buffer, uint64 deadline)
 {
 	Frame *frame;
 	bool arrived;
@@ -214,7 +223,7 @@ ReadAheadTake(const lb_page_tag *tag, const PagePin *pin, char *buffer)
 	if (frame->state != FRAME_SENT)
 		return false;
 
-	arrived = NodeClientWait(frame->node, frame->connection, frame->ticket) == NODE_READ_DONE;
+	arrived = NodeClientWait(frame->node, frame->connection, frame->ticket, deadline);
 	if (arrived)
 		memcpy(buffer, page_of(frame), BLCKSZ);
 	empty(frame);
@@ -256,7 +265,7 @@ fill_window(SMgrRelation reln, Stream *stream, uint32 window)
 	for (tag.block = Max(stream->asked_until, stream->next.block); tag.block < end; tag.block++)
 	{
 		PagePin found;
-		int node = node_of_candidate(&tag, &found);
+		int node = far_node_of(&tag, &found);
 
 		if (node < 0 || LocalPoolHolds(&tag) || kernel_has(reln, &tag))
 			continue;

@@ -14,13 +14,13 @@
 #include "page_directory.h"
 
 /*
- * smgrprefetch: ask for the page if it is remote. False if it is not, or its node gains nothing from it: then storage
- * should be asked.
+ * smgrprefetch: true if the page is in remote memory, and asked for if that saves time. False if storage should be asked.
  */
 extern bool ReadAheadPrefetch(SMgrRelation reln, const lb_page_tag *tag);
 
-/* Copy the page out if it was read ahead in the version of this pin. May wait for it to arrive. */
-extern bool ReadAheadTake(const lb_page_tag *tag, const PagePin *pin, char *buffer);
+/* Copy the page out if it was read ahead in the version of this pin. Waits for it to arrive, until the deadline. */
+extern bool ReadAheadTake(const lb_page_tag *tag, const PagePin *pin, char *buffer,
+						  uint64 deadline);
 
 /* A page was read from a memory node: if it continues a sequence, ask for the pages after it. */
 extern void ReadAheadContinue(SMgrRelation reln, const lb_page_tag *tag);

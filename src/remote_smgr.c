@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 
 #include "access/xlog.h"
+#include "access/xlogutils.h"
 #include "common/relpath.h"
 #include "miscadmin.h"
 
@@ -37,9 +38,6 @@
 #include "slab_table.h"
 #include "smgr_table.h"
 #include "stats.h"
-
-/* A read that took so long was not served from the kernel's cache: it tells what storage costs. */
-#define COLD_READ_NS 10000
 
 /* Temporary relations never become remote; without shared memory (single-user mode) nothing does. */
 static inline bool
@@ -64,6 +62,7 @@ static void
 remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer)
 {
 	lb_page_tag tag;
+	PageFetchResult found = PAGE_NOT_REMOTE;
 	PageStamp stamp;
 	uint64 start;
 	uint64 elapsed;
@@ -74,7 +73,9 @@ remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 		return;
 	}
 	tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
-	if (SlabTableActivePages() > 0 && PageFetch(reln, &tag, buffer))
+	if (SlabTableActivePages() > 0)
+		found = PageFetch(reln, &tag, buffer);
+	if (found == PAGE_FETCHED)
 		return;
 
 	stamp = PageDirectoryStamp(&tag);
@@ -86,7 +87,8 @@ remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 	StatsReadTime(TIER_STORAGE, elapsed);
 	if (elapsed >= COLD_READ_NS)
 		NodeTableNoteStorageRead(elapsed);
-	PagePushRead(&tag, buffer, &stamp);
+	if (found == PAGE_NOT_REMOTE)
+		PagePushRead(&tag, buffer, &stamp);
 }
 
 typedef void (*MdWriteFunction)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
@@ -113,6 +115,8 @@ write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum
 	PageDirectoryForget(&tag);
 	(void) LB_FAULT("write.forgotten");
 
+	/* md may log, and logging serves interrupts: a FATAL then would keep the comm buffer for ever. */
+	HOLD_INTERRUPTS();
 	start = lb_now_ns();
 	PG_TRY();
 	{
@@ -134,6 +138,7 @@ write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum
 		PagePushWritten(&tag, comm_buffer);
 	else
 		PageDirectoryForget(&tag);
+	RESUME_INTERRUPTS();
 }
 
 static void
@@ -150,6 +155,7 @@ remote_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char 
 	write_through(mdextend, reln, forknum, blocknum, buffer, skipFsync);
 }
 
+/* What is in remote memory need not be brought into the kernel's cache; what is far away is asked for ahead of time. */
 static bool
 remote_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
 {
@@ -166,7 +172,23 @@ remote_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
 /*
  * All forks are truncated or removed under locks that keep others from reading the pages, and their buffers are gone already:
  * nobody can link one of them again between our forgetting and the change of the file.
+ *
+ * mdtruncate truncates the segments that are open, and takes the caller's word that all are. An interrupt between the caller's
+ * look at the size and this call would have closed them (a barrier does), and the file would silently keep its tail. We serve
+ * no interrupts in reads for that reason; should anybody else, better a PANIC (we are in a critical section), whose
+ * redo truncates the file, than that.
  */
+static void
+check_segments_open(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks)
+{
+	if (InRecovery ||
+		(old_blocks - 1) / RELSEG_SIZE < (BlockNumber) reln->md_num_open_segs[forknum])
+		return;
+	ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+					errmsg("segments of file \"%s\" were closed while it was about to be truncated",
+						   relpath(reln->smgr_rnode, forknum))));
+}
+
 static void
 remote_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, BlockNumber nblocks)
 {
@@ -181,6 +203,7 @@ remote_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, B
 
 		PageDirectoryForgetSelected(&selection);
 		(void) LB_FAULT("truncate.forgotten");
+		check_segments_open(reln, forknum, old_blocks);
 	}
 	mdtruncate(reln, forknum, old_blocks, nblocks);
 	(void) LB_FAULT("truncate.done");
@@ -188,7 +211,7 @@ remote_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, B
 
 /*
  * The blocks of a fork's files, so that each can be looked up; InvalidBlockNumber (look at all entries) if that can't be told.
- * Pages beyond the end of the file are never in the directory.
+ * Pages beyond the end of the file, or of forks that have none, are never in the directory.
  */
 static BlockNumber
 blocks_on_disk(const RelFileNodeBackend *rnode, ForkNumber forknum)
@@ -213,7 +236,7 @@ blocks_on_disk(const RelFileNodeBackend *rnode, ForkNumber forknum)
 		blocks += file.st_size / BLCKSZ;
 	}
 	pfree(path);
-	return blocks > 0 ? blocks : InvalidBlockNumber;
+	return blocks;
 }
 
 static void
@@ -228,7 +251,7 @@ remote_unlink(RelFileNodeBackend rnode, ForkNumber forknum, bool isRedo)
 								   .from = page_tag(&rnode.node, forknum, 0),
 								   .end = InvalidBlockNumber};
 
-		if (selection.by_fork)
+		if (selection.by_fork && PageDirectoryMayHoldFork(&selection.from))
 			selection.end = blocks_on_disk(&rnode, forknum);
 		PageDirectoryForgetSelected(&selection);
 		(void) LB_FAULT("unlink.forgotten");

@@ -9,9 +9,9 @@
  *	  active   -> draining	agent: the pool shrinks, or the node is lost
  *	  draining -> unused	agent: all its slots are free; it was returned or is gone
  *
- * Only the agent changes states. Slots are taken only from active slabs, and pages are linked only into active slabs; a
- * slab is drained by making it draining and then forgetting its entries (PageDirectoryForgetRange): whoever links later
- * sees the state, because both happen under the partition's lock.
+ * Only the agent changes states. Slots are taken only from active slabs. A slab is drained by making it draining and then
+ * forgetting its entries (PageDirectoryForgetRange) again and again, until all are free: an entry that was reserved before may
+ * still be linked once.
  */
 #ifndef LEGOBASE_SLAB_TABLE_H
 #define LEGOBASE_SLAB_TABLE_H

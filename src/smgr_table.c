@@ -18,6 +18,7 @@
 #include "storage/backendid.h"
 #include "utils/guc.h"
 
+#include "lb_fault.h"
 #include "smgr_table.h"
 
 typedef struct TableSearch
@@ -25,9 +26,30 @@ typedef struct TableSearch
 	const SmgrTable *wanted;
 	SmgrTable *found;
 	int matches;
+	int protection; /* of the memory where it was found */
 } TableSearch;
 
 static bool reached = false;
+
+/* The protection of a segment, as the loader has left it: what was relocated and is constant is read-only by now. */
+static int
+protection_of(const struct dl_phdr_info *info, const ElfW(Phdr) * segment, uintptr_t address)
+{
+	int protection = 0;
+
+	for (int i = 0; i < info->dlpi_phnum; i++)
+	{
+		const ElfW(Phdr) *relro = &info->dlpi_phdr[i];
+		uintptr_t from = info->dlpi_addr + relro->p_vaddr;
+
+		if (relro->p_type == PT_GNU_RELRO && address >= from && address < from + relro->p_memsz)
+			return PROT_READ;
+	}
+	protection |= (segment->p_flags & PF_R) ? PROT_READ : 0;
+	protection |= (segment->p_flags & PF_W) ? PROT_WRITE : 0;
+	protection |= (segment->p_flags & PF_X) ? PROT_EXEC : 0;
+	return protection;
+}
 
 /* dl_iterate_phdr callback. The main executable comes first; returning 1 ends the iteration after it. */
 static int
@@ -48,6 +70,7 @@ search_executable(struct dl_phdr_info *info, size_t size, void *arg)
 			if (memcmp((void *) at, search->wanted, sizeof(SmgrTable)) == 0)
 			{
 				search->found = (SmgrTable *) at;
+				search->protection = protection_of(info, segment, at);
 				search->matches++;
 			}
 		}
@@ -73,17 +96,17 @@ check_server_version(void)
 }
 
 static void
-overwrite(SmgrTable *table, const SmgrTable *replacement)
+overwrite(SmgrTable *table, const SmgrTable *replacement, int protection)
 {
 	uintptr_t page = sysconf(_SC_PAGESIZE);
 	uintptr_t from = (uintptr_t) table & ~(page - 1);
 	uintptr_t to = TYPEALIGN(page, (uintptr_t) table + sizeof(SmgrTable));
 
-	if (mprotect((void *) from, to - from, PROT_READ | PROT_WRITE) != 0)
+	if (mprotect((void *) from, to - from, protection | PROT_WRITE) != 0)
 		ereport(FATAL, (errcode(ERRCODE_SYSTEM_ERROR),
 						errmsg("legobase could not make the storage-manager table writable: %m")));
 	memcpy(table, replacement, sizeof(SmgrTable));
-	if (mprotect((void *) from, to - from, PROT_READ) != 0)
+	if (mprotect((void *) from, to - from, protection) != 0)
 		ereport(FATAL, (errcode(ERRCODE_SYSTEM_ERROR),
 						errmsg("legobase could not protect the storage-manager table again: %m")));
 }
@@ -98,6 +121,8 @@ smgr_table_replace(const SmgrTable *replacement)
 	check_server_version();
 
 	dl_iterate_phdr(search_executable, &search);
+	if (LB_FAULT("smgr_table.search"))
+		search.matches = 0;
 	if (search.matches != 1)
 		ereport(
 			FATAL,
@@ -108,7 +133,7 @@ smgr_table_replace(const SmgrTable *replacement)
 			 errdetail("The server may have been built in an unusual way, or another module may "
 					   "have changed its storage manager."),
 			 errhint("Remove legobase, or the other module, from \"shared_preload_libraries\".")));
-	overwrite(search.found, replacement);
+	overwrite(search.found, replacement, search.protection);
 
 	/* No file is opened or looked at by these two, whatever the relation. */
 	smgrclose(smgropen(nobody, InvalidBackendId));

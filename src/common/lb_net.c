@@ -74,8 +74,23 @@ any_address(uint16_t port, lb_address *address)
 	}
 }
 
-bool
-lb_net_resolve(const lb_uri *uri, bool for_listening, lb_address *address, lb_status *status)
+static void
+nth_address(const struct addrinfo *found, unsigned number, lb_address *address)
+{
+	const struct addrinfo *chosen = found;
+	unsigned count = 0;
+
+	for (const struct addrinfo *each = found; each; each = each->ai_next)
+		count++;
+	for (unsigned i = 0; i < number % count; i++)
+		chosen = chosen->ai_next;
+	memcpy(&address->storage, chosen->ai_addr, chosen->ai_addrlen);
+	address->length = chosen->ai_addrlen;
+}
+
+static bool
+resolve(const lb_uri *uri, bool for_listening, unsigned number, lb_address *address,
+		lb_status *status)
 {
 	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
 	struct addrinfo *found;
@@ -109,10 +124,21 @@ lb_net_resolve(const lb_uri *uri, bool for_listening, lb_address *address, lb_st
 	if (error != 0)
 		return lb_fail(status, LB_SYSTEM, "could not resolve host \"%s\": %s", uri->host,
 					   gai_strerror(error));
-	memcpy(&address->storage, found->ai_addr, found->ai_addrlen);
-	address->length = found->ai_addrlen;
+	nth_address(found, number, address);
 	freeaddrinfo(found);
 	return true;
+}
+
+bool
+lb_net_resolve(const lb_uri *uri, bool for_listening, lb_address *address, lb_status *status)
+{
+	return resolve(uri, for_listening, 0, address, status);
+}
+
+bool
+lb_net_resolve_nth(const lb_uri *uri, unsigned number, lb_address *address, lb_status *status)
+{
+	return resolve(uri, false, number, address, status);
 }
 
 /* Close after a failure that errno or *status already describes. */

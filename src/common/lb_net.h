@@ -20,13 +20,19 @@ typedef struct lb_address
  * Find the address for a URI. A numeric host is never looked up. A host name is looked up with getaddrinfo, which blocks
  * for as long as the system's resolver takes: only the buffer agent and the memory node's start may pass names.
  */
-extern bool lb_net_resolve(const lb_uri *uri, bool for_listening, lb_address *address, lb_status *status);
+extern bool lb_net_resolve(const lb_uri *uri, bool for_listening, lb_address *address,
+						   lb_status *status);
+
+/* The same for connecting, but of several addresses of a host the one with this number, modulo how many there are. */
+extern bool lb_net_resolve_nth(const lb_uri *uri, unsigned number, lb_address *address,
+							   lb_status *status);
 
 /*
  * Listen. For a Unix socket: a leftover file that nobody answers on is replaced; one that is answered is "in use"; the
  * new one has mode 0600. Returns a non-blocking descriptor, or -1. *bound gets the address with the real port.
  */
-extern int lb_net_listen(const lb_uri *uri, const lb_address *address, lb_address *bound, lb_status *status);
+extern int lb_net_listen(const lb_uri *uri, const lb_address *address, lb_address *bound,
+						 lb_status *status);
 
 /* Start a non-blocking connect; it is complete when the descriptor is writable and lb_net_connected() says so. -1: failed. */
 extern int lb_net_connect_start(const lb_address *address, lb_status *status);
@@ -43,4 +49,4 @@ extern int lb_net_connect(const lb_address *address, uint64_t deadline_ns, lb_st
  */
 extern bool lb_net_fail_transfer(lb_status *status, const char *what);
 
-#endif							/* LB_NET_H */
+#endif /* LB_NET_H */

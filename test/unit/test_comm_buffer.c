@@ -174,7 +174,11 @@ test_recovery(void **state)
 	for (int i = 0; i < 4; i++)
 		CommBufferQueue(take(), 100 + i);
 	assert_int_equal(CommBufferTakeQueued(3, sent, entries), 3);
-	CommBufferRelease(sent[1]); /* acknowledged before the agent died */
+
+	/* Acknowledged before the agent died; a reader still has the buffer, but the push must not be ended again. */
+	CommBufferRetain(sent[1]);
+	CommBufferNotSent(sent[1]);
+	CommBufferRelease(sent[1]);
 	reader = sent[2];
 	CommBufferRetain(reader);
 	filling = take();
@@ -183,10 +187,11 @@ test_recovery(void **state)
 	assert_int_equal(ended_count, 2);
 	assert_int_equal(ended_entries[0] + ended_entries[1], 100 + 102);
 
-	/* Left: one queued, one being filled, one with a reader. Recovering twice finds nothing more. */
-	assert_int_equal(CommBufferFree(), CommBufferCount() - 3);
+	/* Left: one queued, one being filled, two with a reader. Recovering twice finds nothing more. */
+	assert_int_equal(CommBufferFree(), CommBufferCount() - 4);
 	CommBufferRecover(note_ended);
 	assert_int_equal(ended_count, 2);
+	CommBufferRelease(sent[1]);
 	CommBufferRelease(reader);
 	CommBufferRelease(filling);
 	assert_int_equal(CommBufferTakeQueued(3, sent, entries), 1);

@@ -50,6 +50,8 @@ LocalPoolHolds(const lb_page_tag *tag)
 	return false;
 }
 
+bool take_over;
+
 bool
 settings_embedded(void)
 {

@@ -25,6 +25,7 @@ PGPROC *MyProc;
 static TimestampTz now = 1000;
 static bool embedded;
 static lb_uri uris[NODES];
+bool take_over;
 
 TimestampTz
 GetCurrentTimestamp(void)
@@ -198,6 +199,45 @@ test_probes(void **state)
 	assert_false(NodeTableMayProbe(1));
 }
 
+/* A time-out counts for what it took at once; afterwards a few fast reads are enough to be believed again. */
+static void
+test_timeout_cost(void **state)
+{
+	int reads = 0;
+
+	NodeTableCountReads(0, 1, 20000);
+	NodeTableNoteTimeout(0, 250000000);
+	assert_int_equal(NodeTableReadCost(0), 250000000);
+	while (NodeTableReadCost(0) > 100000)
+	{
+		NodeTableCountReads(0, 1, 20000);
+		assert_in_range(++reads, 1, 30);
+	}
+}
+
+/* Only before the first attachment, and not in shared memory that was made again after a crash. */
+static void
+test_take_over(void **state)
+{
+	take_over = true;
+	stub_reset_shmem();
+	NodeTableShmemInit();
+	assert_false(NodeTableMayTakeOver(0));
+	take_over = false;
+}
+
+static void
+test_take_over_first(void **state)
+{
+	assert_false(NodeTableMayTakeOver(0));
+	take_over = true;
+	assert_true(NodeTableMayTakeOver(0));
+	set_up(0, 7);
+	assert_false(NodeTableMayTakeOver(0));
+	assert_true(NodeTableMayTakeOver(1));
+	take_over = false;
+}
+
 static void
 test_rows(void **state)
 {
@@ -312,8 +352,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_sessions), TEST(test_embedded), TEST(test_costs),
-		TEST(test_probes),   TEST(test_rows),     TEST(test_exact_counts),
+		TEST(test_take_over_first), TEST(test_take_over), TEST(test_timeout_cost),
+		TEST(test_sessions),        TEST(test_embedded),  TEST(test_costs),
+		TEST(test_probes),          TEST(test_rows),      TEST(test_exact_counts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

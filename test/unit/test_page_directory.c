@@ -249,7 +249,9 @@ test_stamps(void **state)
 
 	assert_int_not_equal(link_read(tag, &stamp), 0);
 
-	/* Linked by somebody else since: what was read may be the older one. */
+	/* Linked already, since the stamp or before: that copy is as good, and stays. */
+	assert_int_equal(link_read(tag, &stamp), 0);
+	stamp = PageDirectoryStamp(&tag);
 	assert_int_equal(link_read(tag, &stamp), 0);
 	assert_true(is_linked(tag));
 
@@ -306,7 +308,7 @@ test_forget_version(void **state)
 	assert_all_free();
 }
 
-/* Peek shows only what can be read from a slot. */
+/* Peek tells what is in flight from what can be read from a slot. */
 static void
 test_peek_in_flight(void **state)
 {
@@ -316,10 +318,12 @@ test_peek_in_flight(void **state)
 	PagePin pin;
 
 	PageDirectoryLink(entry, &tag, 1, buffer, NULL, USAGE_WRITTEN);
-	assert_false(PageDirectoryPeek(&tag, &pin));
+	assert_true(PageDirectoryPeek(&tag, &pin));
+	assert_int_equal(pin.comm_buffer, buffer);
 	PageDirectoryPushEnded(entry, true);
 	CommBufferRelease(buffer);
 	assert_true(PageDirectoryPeek(&tag, &pin));
+	assert_int_equal(pin.comm_buffer, INVALID_COMM_BUFFER);
 }
 
 /* Pages that differ in one field each from the next, for selections. */
