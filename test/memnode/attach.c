@@ -107,6 +107,44 @@ test_take_over(const char *uri)
 	client_close(&second);
 }
 
+/* An agent shows the token of its last attachment, and is told from it apart from a stranger, and from one that was replaced. */
+static void
+test_tokens(const char *uri)
+{
+	lb_hello hello = make_hello(LB_ROLE_AGENT, 44, 20, UINT64_C(0x1234567890));
+	uint64_t token;
+	client lost;
+	client back;
+	client other;
+
+	client_open(&lost, uri);
+	is_number(client_hello(&lost, &hello), LB_WELCOME,
+			  "an agent that this node does not know, with a token");
+	token = lost.welcome.token;
+	ok(token == UINT64_C(0x1234567890), "it keeps its token over a restart of the node");
+
+	/* Its connection breaks in a way that the node does not notice. */
+	hello.epoch = 21;
+	client_open(&back, uri);
+	is_number(client_hello(&back, &hello), LB_WELCOME,
+			  "the same holder is back though its former session looks alive");
+	ok(back.welcome.token == token, "with the same token");
+	is_number(client_receive(&lost), CLIENT_CLOSED, "the former session is closed");
+	client_close(&lost);
+	client_close(&back);
+
+	/* Another server, without a token, takes the instance while the first is away. */
+	agent_open(&other, uri, 44, 22);
+	ok(other.welcome.token != token, "another holder has another token");
+	hello.epoch = 23;
+	expect_refusal(&back, uri, &hello, LB_ERR_EPOCH, "the first is back, with a higher epoch");
+	ok(strstr(back.error.message, "taken over") != NULL, "it is told that it was replaced");
+	hello.take_over = true;
+	expect_refusal(&back, uri, &hello, LB_ERR_EPOCH, "also if it would take over");
+	client_close(&other);
+	expect_refusal(&back, uri, &hello, LB_ERR_EPOCH, "also when nobody is attached");
+}
+
 static void
 test_backend(const char *uri)
 {
@@ -251,12 +289,14 @@ main(void)
 	node_start(&node, options);
 	test_agent(node.shm_uri);
 	test_take_over(node.shm_uri);
+	test_tokens(node.shm_uri);
 	test_backend(node.shm_uri);
 	test_versions(node.shm_uri);
 	/* the node remembers the epochs of the instances */
 	node_start(&second_node, options);
 	test_agent(second_node.tcp_uri);
 	test_take_over(second_node.tcp_uri);
+	test_tokens(second_node.tcp_uri);
 	test_backend(second_node.tcp_uri);
 	test_versions(second_node.tcp_uri);
 	is_number(node_stop(&second_node), 0, "clean exit");
