@@ -55,18 +55,18 @@ sub wait_until_used
 {
 	my $hits = summary($node)->{remote_hits};
 
-	return wait_for('the node is used', 30, sub { summary($node)->{remote_hits} > $hits + 100 });
+	return wait_for('the node is used', 10, sub { summary($node)->{remote_hits} > $hits + 100 });
 }
 
 # Run the workload; meanwhile cause a fault, hold it for a while, end it, and see the node used again.
-# Named parameters: begin, end (code); lasts (seconds); stays_up (the fault is no reason to give the node up)
+# Named parameters: begin, end (code); lasts (seconds); stays_up: the fault is no reason to give the node up.
 sub survive
 {
 	my ($what, %fault) = @_;
 	my $before = summary($node);
-	my $run = $workload->start(clients => 4, seconds => $fault{lasts} + 6, scripts => \%short, log => 1);
+	my $run = $workload->start(clients => 4, seconds => $fault{lasts} + 3, scripts => \%short, log => 1);
 
-	ok(wait_until_used(), "$what: the node is used before");
+	ok($fault{stays_up} || wait_until_used(), "$what: the node is used before");
 	my $from = time;
 	$fault{begin}->();
 	ok(wait_for("$what: node given up", 10, sub { up_nodes($node) == 0 }), "$what: the node is treated as lost")
@@ -80,6 +80,7 @@ sub survive
 	ok(LegoBase::Workload::finish($run), "$what: no query failed, no sum was wrong");
 
 	my @rates = LegoBase::Workload::rates($run, $bin);
+	die 'the throughput was not measured' if @rates < $fault{lasts} / $bin;
 	my $dip = LegoBase::Workload::longest_below(\@rates, $from, $to, $without / 2, $bin);
 	cmp_ok($dip, '<=', 1 + $slack, "$what: slower than without remote memory for at most a second")
 	  or diag(join(' ', map { sprintf '%.1f:%d', $_->[0] - $from, $_->[1] } @rates), " without: $without");
@@ -117,28 +118,38 @@ survive(
 	lasts => 3,
 	begin => sub { $proxy->mode('refuse') },
 	end => sub { $proxy->mode('pass') });
+# A slow node is used as long as it is cheaper than storage, which, with all files in the kernel's cache, it is not.
+$node->safe_psql('postgres', 'ALTER SYSTEM SET legobase.kernel_cache_reads = auto');
+$node->reload;
 survive(
 	'slow',
-	lasts => 4,
+	lasts => 3,
 	stays_up => 1,
 	begin => sub { $proxy->mode('delay 30') },
-	end => sub { $proxy->mode('pass') });
+	end => sub {
+		$proxy->mode('pass');
+		$node->safe_psql('postgres', 'ALTER SYSTEM RESET legobase.kernel_cache_reads');
+		$node->reload;
+	});
 
 # Comes and goes: each time it is used before it goes again.
 {
-	my $run = $workload->start(clients => 4, seconds => 12, scripts => \%short);
+	my $run = $workload->start(clients => 4, seconds => 8, scripts => \%short);
 	my $times = 0;
 
 	while (LegoBase::Workload::running($run))
 	{
-		wait_until_used() && wait_for_nodes($node) or last;
+		my $hits = summary($node)->{remote_hits};
+
+		wait_for('used', 10,
+			sub { summary($node)->{remote_hits} > $hits + 100 || !LegoBase::Workload::running($run) });
 		$memnode->kill9;
 		$memnode->start;
 		wait_for_nodes($node) or last;
 		$times++;
 	}
 	ok(LegoBase::Workload::finish($run), "coming and going: no query failed, no sum was wrong");
-	cmp_ok($times, '>', 1, "coming and going: $times times");
+	cmp_ok($times, '>', 0, "coming and going: $times times");
 	$workload->check('coming and going');
 }
 
@@ -293,8 +304,11 @@ foreach my $transport ('tcp', 'shm')
 	is($first->safe_psql('postgres', 'SELECT DISTINCT word FROM t'), 'first', 'the first goes on');
 	is(up_nodes($first), 1, '... with its memory');
 
+	# The first is stopped, as a virtual machine may be, and does not know.
 	$second->stop;
 	$second->append_conf('postgresql.conf', 'legobase.take_over = on');
+	my @processes = processes_of($first);
+	kill 'STOP', @processes;
 	$second->start;
 	ok(wait_for_nodes($second), 'told to take over, the second is accepted');
 	make_remote($second);
@@ -303,39 +317,17 @@ foreach my $transport ('tcp', 'shm')
 	my $hits = summary($second)->{remote_hits};
 	is($second->safe_psql('postgres', 'SELECT DISTINCT word FROM t'), 'second', '... also from remote memory');
 	cmp_ok(summary($second)->{remote_hits}, '>', $hits, '... by its counters');
-	ok(wait_for('fenced', 20, sub { up_nodes($first) == 0 }), 'the first is fenced off');
+	my $panics = count_log_lines($first, qr/PANIC:.*taken over/);
+	kill 'CONT', @processes;
+	ok(wait_for('fenced', 20, sub { count_log_lines($first, qr/PANIC:.*taken over/) > $panics }),
+		'the first continues, and is told by a PANIC');
+	ok(wait_for('refused', 30, sub { count_log_lines($first, qr/is held by another one/) > 0 }),
+		'... is refused when it has restarted itself');
 	is($first->safe_psql('postgres', 'SELECT DISTINCT word FROM t'), 'first', '... and has its own rows, from storage');
 	$first->safe_psql('postgres', q{UPDATE t SET word = 'first again'});
 	make_remote($second);
 	is($second->safe_psql('postgres', 'SELECT DISTINCT word FROM t'), 'second', 'the second is not disturbed');
 	$_->stop foreach ($first, $second);
-	$shared->stop;
-}
-
-# --- a server that was stopped, and continues ------------------------------------------------------------------------
-
-{
-	my $shared = LegoBase::Memnode->new(transport => 'tcp', args => [ '--tenant-timeout', '2' ]);
-	my $sleeper = legobase_cluster('sleeper', nodes => [$shared]);
-	my $load = LegoBase::Workload->new($sleeper);
-
-	make_filler($sleeper);
-	make_remote($sleeper);
-	my @pids = ($sleeper->{_pid}, map { /(\d+)/ } split /\n/,
-		$sleeper->safe_psql('postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()'));
-	kill 'STOP', @pids;
-	# meanwhile another server fills the memory that was the first one's
-	my $other = legobase_cluster('other', nodes => [$shared]);
-	make_filler($other);
-	my $other_load = LegoBase::Workload->new($other);
-	ok(LegoBase::Workload::finish($other_load->start(clients => 4, seconds => 3)), 'another server, while one is stopped');
-	kill 'CONT', @pids;
-	ok(LegoBase::Workload::finish($load->start(clients => 4, seconds => 3)),
-		'a server that was stopped for a while: no query failed, no sum was wrong');
-	$load->check('a server that was stopped for a while');
-	$other_load->check('the other server');
-	is(summary($_)->{checksum_failures}, 0, 'no page was damaged') foreach ($sleeper, $other);
-	$_->stop foreach ($sleeper, $other);
 	$shared->stop;
 }
 
@@ -357,26 +349,11 @@ foreach my $order ('the server, then its memory node', 'the memory node, then it
 		$node->kill9;
 	}
 	$run->{process}->finish;
-	$node->{_pid} = undef;
-	ok( wait_for('all processes of the server ended', 30, sub { !server_process_of($node) }),
-		"killed: $order");
+	ok(wait_until_gone($node), "killed: $order");
 	$memnode->start;
 	$node->start;
 	wait_for_nodes($node);
 	$workload->check("killed $order");
-}
-
-# Does a process still have the data directory as its working folder?
-sub server_process_of
-{
-	my ($server) = @_;
-	my $data = $server->data_dir;
-
-	foreach my $pid (pids_by_name(qr/^postgres:/))
-	{
-		return $pid if (readlink("/proc/$pid/cwd") // '') eq $data;
-	}
-	return;
 }
 
 amcheck_clean($node, 'at the end');

@@ -165,12 +165,20 @@ sub set_fault_points
 	return;
 }
 
-# Wait until the server, which restarts itself, takes connections and uses its memory node.
+# Wait until the server, which restarts itself, takes connections and uses its memory node. If its startup process came to
+# the fault point, too, before it was taken away, the server has given up: start it.
 sub wait_until_recovered
 {
 	my ($ready_before) = @_;
 
-	wait_for('the server has restarted itself', 60, sub { ready_lines() > $ready_before }) or return 0;
+	wait_for('the server has restarted itself', 60,
+		sub { ready_lines() > $ready_before || !alive($node->{_pid}) }) or return 0;
+	if (!alive($node->{_pid}))
+	{
+		wait_until_gone($node);
+		$node->{_pid} = undef;
+		$node->start;
+	}
 	wait_for('the server accepts connections', 20,
 		sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 }) or return 0;
 	return wait_for_nodes($node);
@@ -289,7 +297,7 @@ kill_process('buffer agent', sub { server_process($node, 'legobase') });
 	wait_for('transactions are acknowledged', 10, sub { -s "$folder/client_1.out" });
 	$node->kill9;
 	$_->finish foreach @running;
-	wait_for('the processes of the server end', 30, sub { !pids_by_name(qr/^postgres: kill: /) });
+	wait_until_gone($node);
 	$node->start;
 	wait_for_nodes($node);
 	check_acknowledged('postmaster killed', 1);

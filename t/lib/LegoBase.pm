@@ -27,7 +27,7 @@ our @EXPORT = qw(
   summary node_rows up_nodes wait_for_nodes wait_for_pool
   install_functions make_filler fill_buffers settle make_remote pages_of relation_key remote_pages
   differing_blocks
-  embedded_node_pid server_process pids_by_name
+  embedded_node_pid server_process pids_by_name processes_of wait_until_gone
   amcheck_clean in_background finish_background
   count_log_lines has_fault_points
 );
@@ -438,6 +438,27 @@ sub server_process
 		return $pid if slurp_proc("/proc/$pid/stat") =~ /\) \S $postmaster /;
 	}
 	return;
+}
+
+# All processes of the server, the postmaster first.
+sub processes_of
+{
+	my ($node) = @_;
+	my $data = $node->data_dir;
+
+	return ($node->{_pid} // (),
+		grep { (readlink("/proc/$_/cwd") // '') eq $data } pids_by_name(qr/^postgres:/));
+}
+
+# After kill9(): wait until all processes of the server have ended. The postmaster's parent may be slow to notice its end;
+# its pid would look like that of another server.
+sub wait_until_gone
+{
+	my ($node) = @_;
+
+	wait_for('all processes of the server have ended', 30, sub { !processes_of($node) }) or return 0;
+	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock';
+	return 1;
 }
 
 # Run code in a child process; finish_background() returns its exit status (0: it returned true).

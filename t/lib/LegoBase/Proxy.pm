@@ -110,9 +110,10 @@ sub serve
 				receive($pipe_of{$socket});
 			}
 		}
-		foreach my $pipe (values %pipe_of)
+		foreach my $key (keys %pipe_of)
 		{
-			forward($pipe) if @{ $pipe->{queue} };
+			# its other half may have been closed meanwhile
+			forward($pipe_of{$key}) if $pipe_of{$key} && @{ $pipe_of{$key}{queue} };
 		}
 		adjust_interest();
 	}
@@ -134,7 +135,7 @@ sub obey
 		{
 			$state = { mode => $command, delay => 0 };
 		}
-		close_pair($_) foreach ($state->{mode} eq 'refuse' ? values %pipe_of : ());
+		close_all() if $state->{mode} eq 'refuse';
 	}
 	syswrite($control, "done\n");
 	return 1;
@@ -224,6 +225,15 @@ sub close_pair
 	}
 	delete $pipe->{other}{other};
 	delete $pipe->{other};
+	return;
+}
+
+sub close_all
+{
+	foreach my $key (keys %pipe_of)
+	{
+		close_pair($pipe_of{$key}) if $pipe_of{$key};
+	}
 	return;
 }
 

@@ -123,8 +123,8 @@ sub running
 {
 	my ($run) = @_;
 
-	$run->{process}->pump_nb;
-	return $run->{process}->pumpable;
+	# pump_nb dies when the process has just ended
+	return eval { $run->{process}->pump_nb; 1 } && $run->{process}->pumpable;
 }
 
 # Wait for its end; true if no query failed and no sum was wrong.
