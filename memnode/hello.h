@@ -10,4 +10,4 @@
 /* Answers with WELCOME or ERROR. False: the connection is broken. */
 extern bool hello_handle(session *session, const lb_frame *frame);
 
-#endif							/* MEMNODE_HELLO_H */
+#endif /* MEMNODE_HELLO_H */

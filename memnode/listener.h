@@ -15,9 +15,9 @@ typedef struct listener
 	const lb_uri *uri;
 	int fd;
 	struct event *event;
-	bool paused;				/* the system refused; tried again by listener_resume */
-	char bound_uri[LB_URI_MAX + 16];	/* with the real port */
-	dev_t socket_device;		/* shm: which file is ours */
+	bool paused;                     /* the system refused; tried again by listener_resume */
+	char bound_uri[LB_URI_MAX + 16]; /* with the real port */
+	dev_t socket_device;             /* shm: which file is ours */
 	ino_t socket_inode;
 } listener;
 
@@ -34,4 +34,4 @@ extern void listener_close(listener *listener);
 extern bool listener_reserve_fd(lb_status *status);
 extern void listener_free_reserve_fd(void);
 
-#endif							/* MEMNODE_LISTENER_H */
+#endif /* MEMNODE_LISTENER_H */

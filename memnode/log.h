@@ -19,7 +19,8 @@ extern bool log_to_file(const char *path, lb_status *status);
 extern void log_close(void);
 
 /* Control characters in the text are replaced, because parts of it come from peers. */
-extern void log_line(log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+extern void log_line(log_level level, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /*
  * For lines that any stranger can cause: at most 10 a second are written, and the number of those left out is noted as
@@ -28,4 +29,4 @@ extern void log_line(log_level level, const char *format, ...) __attribute__((fo
 extern void log_limited(log_level level, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
-#endif							/* MEMNODE_LOG_H */
+#endif /* MEMNODE_LOG_H */

@@ -10,11 +10,11 @@
 
 typedef struct machine_memory
 {
-	uint64_t bytes;				/* UINT64_MAX if nothing could be found out */
-	char limited_by[400];		/* "the machine's memory", "the memory limit of cgroup /system.slice" */
+	uint64_t bytes;       /* UINT64_MAX if nothing could be found out */
+	char limited_by[400]; /* "the machine's memory", "the memory limit of cgroup /system.slice" */
 } machine_memory;
 
 /* root: put before /proc and /sys; empty except in tests. */
 extern void machine_memory_find(const char *root, machine_memory *memory);
 
-#endif							/* MEMNODE_MACHINE_MEMORY_H */
+#endif /* MEMNODE_MACHINE_MEMORY_H */

@@ -26,10 +26,10 @@ typedef struct node
 	uint64_t started_ns;
 
 	/* Every session is in one of these, the oldest first. */
-	struct session_list strangers;	/* not yet told who they are */
-	struct session_list settled;	/* the others */
+	struct session_list strangers; /* not yet told who they are */
+	struct session_list settled;   /* the others */
 	uint32_t stranger_count;
-	uint32_t session_count;		/* all of both */
+	uint32_t session_count; /* all of both */
 
 	/*
 	 * Work that is done in small pieces between events: destroying doomed slabs, then filling slabs for those tenants
@@ -62,4 +62,4 @@ node_wake_worker(node *node)
 	event_add(node->work, &now);
 }
 
-#endif							/* MEMNODE_NODE_H */
+#endif /* MEMNODE_NODE_H */

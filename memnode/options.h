@@ -25,15 +25,15 @@ typedef struct options
 	run_mode mode;
 	lb_uri listen[LISTENERS_MAX];
 	int listen_count;
-	lb_uri status;				/* RUN_STATUS */
+	lb_uri status; /* RUN_STATUS */
 	uint64_t memory_bytes;
-	uint64_t quota_bytes;		/* of each tenant; memory_bytes unless given */
+	uint64_t quota_bytes; /* of each tenant; memory_bytes unless given */
 	uint32_t tenant_timeout_s;
-	uint32_t exit_when_unused_s;	/* 0: never */
+	uint32_t exit_when_unused_s; /* 0: never */
 	uint32_t max_sessions;
-	const char *log_file;		/* null: standard error */
+	const char *log_file; /* null: standard error */
 	bool use_huge_pages;
-	const char *fault_points;	/* null: none */
+	const char *fault_points; /* null: none */
 } options;
 
 /* False with LB_INVALID and a message for the user. The strings point into argv. */
@@ -42,4 +42,4 @@ extern bool options_parse(int argc, char **argv, options *options, lb_status *st
 /* What --help prints. */
 extern const char options_help[];
 
-#endif							/* MEMNODE_OPTIONS_H */
+#endif /* MEMNODE_OPTIONS_H */

@@ -21,8 +21,8 @@ typedef struct pull_ops pull_ops;
 typedef struct pull_source
 {
 	const pull_ops *ops;
-	const uint8_t *region;		/* shm: the mapping, or null before COMM_BUFFERS */
-	lb_comm_region layout;		/* shm */
+	const uint8_t *region; /* shm: the mapping, or null before COMM_BUFFERS */
+	lb_comm_region layout; /* shm */
 } pull_source;
 
 struct pull_ops
@@ -31,19 +31,20 @@ struct pull_ops
 	size_t bulk_max;
 
 	/* Null where there are no comm buffers. Takes a descriptor, which stays the caller's. */
-	bool (*attach_region) (pull_source *source, const lb_comm_region *layout, int fd, lb_status *status);
-	void (*detach_region) (pull_source *source);
+	bool (*attach_region)(pull_source *source, const lb_comm_region *layout, int fd,
+						  lb_status *status);
+	void (*detach_region)(pull_source *source);
 
 	/* Can every page of this batch be pulled? Called before any slot is touched. */
-	bool (*check) (const pull_source *source, const lb_push_batch *batch, const lb_frame *frame,
-				   lb_status *status);
+	bool (*check)(const pull_source *source, const lb_push_batch *batch, const lb_frame *frame,
+				  lb_status *status);
 
 	/* Copy one page of a checked batch. */
-	void (*pull) (const pull_source *source, const lb_push_batch *batch, uint32_t index,
-				  const lb_frame *frame, void *dest);
+	void (*pull)(const pull_source *source, const lb_push_batch *batch, uint32_t index,
+				 const lb_frame *frame, void *dest);
 };
 
 extern void pull_source_init(pull_source *source, lb_transport transport);
 extern void pull_source_close(pull_source *source);
 
-#endif							/* MEMNODE_PULL_H */
+#endif /* MEMNODE_PULL_H */

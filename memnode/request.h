@@ -16,4 +16,4 @@ extern void request_answer_grant(tenant *tenant);
 /* PUSH, in push.c. */
 extern bool push_handle(session *session, const lb_frame *frame);
 
-#endif							/* MEMNODE_REQUEST_H */
+#endif /* MEMNODE_REQUEST_H */

@@ -10,4 +10,4 @@
 /* Serve until SIGTERM, SIGINT, or unused for long enough. Returns the exit code. Failures are in the log. */
 extern int server_run(const options *options);
 
-#endif							/* MEMNODE_SERVER_H */
+#endif /* MEMNODE_SERVER_H */

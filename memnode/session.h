@@ -32,8 +32,8 @@ typedef enum session_state
 
 typedef struct session
 {
-	TAILQ_ENTRY(session) link;			/* in node.strangers or node.settled */
-	TAILQ_ENTRY(session) backend_link;	/* in its tenant's list, if a backend */
+	TAILQ_ENTRY(session) link;         /* in node.strangers or node.settled */
+	TAILQ_ENTRY(session) backend_link; /* in its tenant's list, if a backend */
 	node *node;
 	lb_stream *stream;
 	struct event *readable;
@@ -41,11 +41,11 @@ typedef struct session
 	bool waits_to_write;
 	session_state state;
 	lb_transport transport;
-	lb_role role;				/* SETTLED */
-	tenant *tenant;				/* SETTLED agent or backend, else null */
-	pull_source source;			/* agent */
-	uint64_t heard_ns;			/* when it last sent something; a stranger or refused: when it became that */
-	char peer[PEER_NAME_SIZE];	/* for people */
+	lb_role role;       /* SETTLED */
+	tenant *tenant;     /* SETTLED agent or backend, else null */
+	pull_source source; /* agent */
+	uint64_t heard_ns; /* when it last sent something; a stranger or refused: when it became that */
+	char peer[PEER_NAME_SIZE]; /* for people */
 } session;
 
 /* Takes over the descriptor. Null if the system refuses: it is closed then. */
@@ -92,4 +92,4 @@ extern void session_settle(session *session, lb_role role, tenant *tenant);
 /* The tenant has no agent any more. */
 extern void session_detach_agent(session *session, const char *reason);
 
-#endif							/* MEMNODE_SESSION_H */
+#endif /* MEMNODE_SESSION_H */

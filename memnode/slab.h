@@ -27,8 +27,8 @@ typedef struct slab
 	int fd;
 	bool huge;
 	uint32_t pages;
-	uint8_t *memory;			/* pages * LB_PAGE_SIZE bytes */
-	size_t filled;				/* bytes of it that are allocated */
+	uint8_t *memory; /* pages * LB_PAGE_SIZE bytes */
+	size_t filled;   /* bytes of it that are allocated */
 	slot_table slots;
 	struct slab *next_doomed;
 } slab;
@@ -38,17 +38,17 @@ typedef struct slab_pool
 	bool use_huge_pages;
 	bool noted_no_huge_pages;
 	uint64_t capacity_pages;
-	uint64_t held_pages;		/* in slabs being filled, granted, or doomed */
-	uint64_t doomed_pages;		/* of these, in slabs that are to be destroyed */
-	uint64_t huge_pages;		/* of those held, in huge pages */
+	uint64_t held_pages;   /* in slabs being filled, granted, or doomed */
+	uint64_t doomed_pages; /* of these, in slabs that are to be destroyed */
+	uint64_t huge_pages;   /* of those held, in huge pages */
 	slab *doomed;
 } slab_pool;
 
 typedef enum slab_progress
 {
-	SLAB_FILLING,				/* call slab_fill again */
+	SLAB_FILLING, /* call slab_fill again */
 	SLAB_READY,
-	SLAB_FAILED					/* status says why; doom it */
+	SLAB_FAILED /* status says why; doom it */
 } slab_progress;
 
 extern void slab_pool_init(slab_pool *pool, uint64_t capacity_pages, bool use_huge_pages);
@@ -75,4 +75,4 @@ slab_page(const slab *slab, uint32_t page)
 	return slab->memory + (size_t) page * LB_PAGE_SIZE;
 }
 
-#endif							/* MEMNODE_SLAB_H */
+#endif /* MEMNODE_SLAB_H */

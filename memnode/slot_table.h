@@ -18,14 +18,14 @@
 
 typedef enum slot_state
 {
-	SLOT_EMPTY = 0,				/* holds nothing of worth */
-	SLOT_CLEAN = 1				/* holds a published page that the compute node's storage has too */
+	SLOT_EMPTY = 0, /* holds nothing of worth */
+	SLOT_CLEAN = 1  /* holds a published page that the compute node's storage has too */
 } slot_state;
 
 typedef struct slot
 {
 	lb_page_tag tag;
-	uint32_t state;				/* a slot_state */
+	uint32_t state; /* a slot_state */
 	uint64_t version;
 	uint64_t checksum;
 } slot;
@@ -35,7 +35,7 @@ _Static_assert(sizeof(slot) <= 48, "slot metadata is to stay below 0.6 % of the 
 typedef struct slot_table
 {
 	uint32_t pages;
-	uint32_t used;				/* slots that are not empty */
+	uint32_t used; /* slots that are not empty */
 	slot *slots;
 } slot_table;
 
@@ -47,7 +47,8 @@ extern void slot_table_free(slot_table *table);
  * Prepare a slot for this version of this page. False: it holds the page in that or a newer version, and stays as it is.
  * True: it is empty now and may be written.
  */
-extern bool slot_table_begin(slot_table *table, uint32_t page, const lb_page_tag *tag, uint64_t version);
+extern bool slot_table_begin(slot_table *table, uint32_t page, const lb_page_tag *tag,
+							 uint64_t version);
 
 /* The slot, emptied by slot_table_begin, now holds this page. */
 extern void slot_table_publish(slot_table *table, uint32_t page, const lb_page_tag *tag,
@@ -56,4 +57,4 @@ extern void slot_table_publish(slot_table *table, uint32_t page, const lb_page_t
 /* Empty the slot if it holds this version. */
 extern bool slot_table_release(slot_table *table, uint32_t page, uint64_t version);
 
-#endif							/* MEMNODE_SLOT_TABLE_H */
+#endif /* MEMNODE_SLOT_TABLE_H */

@@ -10,4 +10,4 @@
 /* Prints one "name: value" a line, within 5 seconds. */
 extern bool status_print(const lb_uri *uri, lb_status *status);
 
-#endif							/* MEMNODE_STATUS_CLIENT_H */
+#endif /* MEMNODE_STATUS_CLIENT_H */

@@ -26,8 +26,8 @@ struct session;
 typedef struct grant
 {
 	bool active;
-	uint64_t sequence;			/* of the request, for the answer */
-	uint32_t wanted;			/* slabs still to be granted */
+	uint64_t sequence; /* of the request, for the answer */
+	uint32_t wanted;   /* slabs still to be granted */
 	slab *filling;
 	lb_slab_list granted;
 } grant;
@@ -37,9 +37,9 @@ typedef struct tenant
 	TAILQ_ENTRY(tenant) link;
 	TAILQ_ENTRY(tenant) grant_link; /* among those whose grant is active */
 	TAILQ_HEAD(backend_list, session) backends;
-	struct session *agent;		/* null: detached */
+	struct session *agent; /* null: detached */
 
-	char name[TENANT_NAME_SIZE];	/* the UUID as text */
+	char name[TENANT_NAME_SIZE]; /* the UUID as text */
 	uint8_t uuid[LB_UUID_SIZE];
 	uint64_t system_identifier;
 	uint64_t epoch;
@@ -48,17 +48,17 @@ typedef struct tenant
 	uint64_t detached_ns;
 
 	uint64_t quota_pages;
-	uint64_t held_pages;		/* in slabs granted or being filled */
-	uint32_t slab_pages;		/* size of every slab of this session; 0: not chosen yet */
-	uint32_t slab_numbers;		/* length of the array */
-	slab **slabs;				/* by number; null: not in use */
-	uint32_t returned;			/* slabs given back that the log does not tell of yet */
+	uint64_t held_pages;   /* in slabs granted or being filled */
+	uint32_t slab_pages;   /* size of every slab of this session; 0: not chosen yet */
+	uint32_t slab_numbers; /* length of the array */
+	slab **slabs;          /* by number; null: not in use */
+	uint32_t returned;     /* slabs given back that the log does not tell of yet */
 	grant grant;
 } tenant;
 
 typedef struct tenant_table
 {
-	TAILQ_HEAD(tenant_list, tenant) all;	/* in the order of their last attach */
+	TAILQ_HEAD(tenant_list, tenant) all; /* in the order of their last attach */
 	uint32_t count;
 } tenant_table;
 
@@ -109,4 +109,4 @@ extern bool tenant_grant_step(tenant *tenant, slab_pool *pool);
 /* Forget an unfinished grant, if there is one. Slabs that are complete stay the tenant's. */
 extern void tenant_grant_cancel(tenant *tenant, slab_pool *pool);
 
-#endif							/* MEMNODE_TENANT_H */
+#endif /* MEMNODE_TENANT_H */

@@ -58,9 +58,10 @@ pin_page(const lb_page_tag *tag)
 {
 	static bool registered = false;
 
+	/* Not before_shmem_exit: we may be in the middle of somebody's PG_ENSURE_ERROR_CLEANUP, which counts on its order. */
 	if (!registered && CritSectionCount == 0)
 	{
-		before_shmem_exit(release_held, (Datum) 0);
+		on_shmem_exit(release_held, (Datum) 0);
 		registered = true;
 	}
 	holding = PageDirectoryPin(tag, true, &held);

@@ -27,4 +27,4 @@ lb_ms_until(uint64_t deadline_ns)
 	return now >= deadline_ns ? 0 : (int) ((deadline_ns - now + 999999) / 1000000);
 }
 
-#endif							/* LB_CLOCK_H */
+#endif /* LB_CLOCK_H */

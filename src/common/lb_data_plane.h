@@ -19,20 +19,20 @@
 #include "lb_wire.h"
 
 /* Asked about every 10 ms during a wait: true means stop waiting (LB_CANCELLED). It must not longjmp. */
-typedef bool (*lb_cancel_fn) (void *arg);
+typedef bool (*lb_cancel_fn)(void *arg);
 
 typedef struct lb_read_target
 {
 	lb_slot_ref slot;
-	void *dest;					/* LB_PAGE_SIZE bytes; must stay valid until the batch is complete or closed */
+	void *dest; /* LB_PAGE_SIZE bytes; must stay valid until the batch is complete or closed */
 } lb_read_target;
 
 typedef struct lb_data_plane lb_data_plane;
 
 typedef struct lb_data_plane_ops
 {
-	const char *name;			/* "shm", "tcp", "rdma" */
-	size_t size;				/* of the implementation's connection, which begins with an lb_data_plane */
+	const char *name; /* "shm", "tcp", "rdma" */
+	size_t size;      /* of the implementation's connection, which begins with an lb_data_plane */
 
 	/* Does a page read ahead of time save anything? Not where a read is a copy within this machine's memory. */
 	bool read_ahead_helps;
@@ -41,20 +41,20 @@ typedef struct lb_data_plane_ops
 	 * See the wrappers below. connect gets the memory with its head filled in and the rest zero; if it fails it leaves
 	 * nothing open. close frees the memory.
 	 */
-	bool (*connect) (lb_data_plane *plane, const lb_address *address, const lb_hello *hello,
-					 uint64_t deadline_ns, lb_status *status);
-	bool (*submit) (lb_data_plane *plane, const lb_read_target *targets, int count, uint64_t deadline_ns,
-					lb_status *status);
-	bool (*wait) (lb_data_plane *plane, uint64_t ticket, uint64_t deadline_ns, lb_status *status);
-	void (*unmap) (lb_data_plane *plane);
-	void (*close) (lb_data_plane *plane);
+	bool (*connect)(lb_data_plane *plane, const lb_address *address, const lb_hello *hello,
+					uint64_t deadline_ns, lb_status *status);
+	bool (*submit)(lb_data_plane *plane, const lb_read_target *targets, int count,
+				   uint64_t deadline_ns, lb_status *status);
+	bool (*wait)(lb_data_plane *plane, uint64_t ticket, uint64_t deadline_ns, lb_status *status);
+	void (*unmap)(lb_data_plane *plane);
+	void (*close)(lb_data_plane *plane);
 } lb_data_plane_ops;
 
 typedef struct lb_data_plane_counters
 {
-	uint64_t pages;				/* read targets completed */
-	uint64_t batches;			/* batches submitted */
-	uint64_t round_trips;		/* requests that needed an answer */
+	uint64_t pages;       /* read targets completed */
+	uint64_t batches;     /* batches submitted */
+	uint64_t round_trips; /* requests that needed an answer */
 } lb_data_plane_counters;
 
 /* Common head of every implementation's connection; fields are private to the implementations. */
@@ -63,12 +63,13 @@ struct lb_data_plane
 	const lb_data_plane_ops *ops;
 	lb_cancel_fn cancel;
 	void *cancel_arg;
-	uint64_t submitted;			/* ticket of the last batch submitted; tickets count from 1 */
-	uint64_t completed;			/* ticket of the last batch completed */
+	uint64_t submitted; /* ticket of the last batch submitted; tickets count from 1 */
+	uint64_t completed; /* ticket of the last batch completed */
 	lb_data_plane_counters counters;
 };
 
-#define LB_BATCHES_MAX 8		/* batches under way on one connection; submit waits for the oldest beyond that */
+#define LB_BATCHES_MAX \
+	8 /* batches under way on one connection; submit waits for the oldest beyond that */
 
 /*
  * Connect as LB_ROLE_BACKEND and wait for the WELCOME. Of the hello the identity, epoch and token are used; role,
@@ -76,16 +77,17 @@ struct lb_data_plane
  * answered with an ERROR, LB_TIMEOUT, LB_SYSTEM and so on.
  */
 extern lb_data_plane *lb_data_plane_connect(lb_transport transport, const lb_address *address,
-											const lb_hello *hello, lb_cancel_fn cancel, void *cancel_arg,
-											uint64_t deadline_ns, lb_status *status);
+											const lb_hello *hello, lb_cancel_fn cancel,
+											void *cancel_arg, uint64_t deadline_ns,
+											lb_status *status);
 
 /*
  * Start reading 1 to LB_BATCH_MAX slots with one message. Returns the ticket to wait for, or 0 with a status. deadline_ns
  * limits how long sending, or waiting for an older batch, may block.
  */
 static inline uint64_t
-lb_data_plane_submit(lb_data_plane *plane, const lb_read_target *targets, int count, uint64_t deadline_ns,
-					 lb_status *status)
+lb_data_plane_submit(lb_data_plane *plane, const lb_read_target *targets, int count,
+					 uint64_t deadline_ns, lb_status *status)
 {
 	return plane->ops->submit(plane, targets, count, deadline_ns, status) ? plane->submitted : 0;
 }
@@ -113,4 +115,4 @@ lb_data_plane_close(lb_data_plane *plane)
 
 extern const lb_data_plane_ops *lb_data_plane_ops_for(lb_transport transport);
 
-#endif							/* LB_DATA_PLANE_H */
+#endif /* LB_DATA_PLANE_H */

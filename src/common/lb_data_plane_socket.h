@@ -30,9 +30,9 @@ extern bool lb_data_plane_socket_send(const lb_data_plane *plane, int fd, lb_fra
  * Receive until the pieces are full, or less when a slice or a signal ended the wait: the number of bytes, at least 1;
  * or -1. passed_fd: where to put a descriptor that came along, or null if none may.
  */
-extern ssize_t lb_data_plane_socket_receive(const lb_data_plane *plane, int fd, struct iovec *pieces,
-											int count, int *passed_fd, uint64_t deadline_ns,
-											lb_status *status);
+extern ssize_t lb_data_plane_socket_receive(const lb_data_plane *plane, int fd,
+											struct iovec *pieces, int count, int *passed_fd,
+											uint64_t deadline_ns, lb_status *status);
 
 /* May we go on waiting? False with LB_CANCELLED or LB_TIMEOUT. */
 extern bool lb_data_plane_may_wait(const lb_data_plane *plane, uint64_t deadline_ns,
@@ -49,4 +49,4 @@ extern bool lb_data_plane_socket_answer(const lb_data_plane *plane, int fd, lb_f
 /* Turn the body of an ERROR frame into LB_REFUSED, or LB_PROTOCOL if it is malformed. False. */
 extern bool lb_data_plane_refused(const uint8_t *body, size_t length, lb_status *status);
 
-#endif							/* LB_DATA_PLANE_SOCKET_H */
+#endif /* LB_DATA_PLANE_SOCKET_H */

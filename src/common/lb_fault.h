@@ -17,7 +17,7 @@
 #ifdef LB_FAULT_POINTS
 extern bool lb_fault_reached(const char *name);
 
-#define LB_FAULT(name) __builtin_expect(lb_fault_armed && lb_fault_reached(name), 0)
+#define LB_FAULT(name) __builtin_expect(lb_fault_armed &&lb_fault_reached(name), 0)
 #else
 #define LB_FAULT(name) false
 #endif
@@ -35,4 +35,4 @@ extern bool lb_fault_set(const char *specification, lb_status *status);
 /* Would lb_fault_set accept it? Changes nothing. */
 extern bool lb_fault_check(const char *specification, lb_status *status);
 
-#endif							/* LB_FAULT_H */
+#endif /* LB_FAULT_H */

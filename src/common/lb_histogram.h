@@ -19,4 +19,4 @@ extern uint64_t lb_histogram_upper_ns(int bucket);
 /* The percentile (0 to 100) of counts[LB_HISTOGRAM_BUCKETS], interpolated, in nanoseconds; 0 without samples. */
 extern double lb_histogram_percentile(const uint64_t *counts, double percentile);
 
-#endif							/* LB_HISTOGRAM_H */
+#endif /* LB_HISTOGRAM_H */

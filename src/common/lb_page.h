@@ -16,12 +16,13 @@ typedef struct lb_page_tag
 {
 	uint32_t tablespace;
 	uint32_t database;
-	uint32_t relation;		/* the relfilenode */
+	uint32_t relation; /* the relfilenode */
 	uint32_t fork;
 	uint32_t block;
 } lb_page_tag;
 
-_Static_assert(sizeof(lb_page_tag) == 20, "lb_page_tag is hashed as bytes and must have no padding");
+_Static_assert(sizeof(lb_page_tag) == 20,
+			   "lb_page_tag is hashed as bytes and must have no padding");
 
 static inline int
 lb_page_tag_equal(const lb_page_tag *a, const lb_page_tag *b)
@@ -38,4 +39,4 @@ extern uint64_t lb_page_checksum(const void *page);
 /* XXH3 of a page tag: the hash that the page directory uses. */
 extern uint64_t lb_page_tag_hash(const lb_page_tag *tag);
 
-#endif							/* LB_PAGE_H */
+#endif /* LB_PAGE_H */

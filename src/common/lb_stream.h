@@ -23,9 +23,9 @@ typedef struct lb_stream lb_stream;
 typedef struct lb_frame
 {
 	lb_header header;
-	const uint8_t *body;		/* header.body_length bytes, valid until the next call with this stream */
-	const uint8_t *bulk;		/* header.bulk_length bytes, likewise */
-	int fd;						/* a descriptor that came with the frame, or -1; now the caller's to close */
+	const uint8_t *body; /* header.body_length bytes, valid until the next call with this stream */
+	const uint8_t *bulk; /* header.bulk_length bytes, likewise */
+	int fd; /* a descriptor that came with the frame, or -1; now the caller's to close */
 } lb_frame;
 
 /* Takes over fd. Null with a status when memory is short (fd is closed then too). */
@@ -38,9 +38,9 @@ extern int lb_stream_fd(const lb_stream *stream);
  * the socket takes them at once and copied only where it does not. pass_fd: a descriptor to send along on a Unix socket
  * (the caller keeps its own), or -1.
  */
-extern bool lb_stream_send(lb_stream *stream, lb_frame_type type, uint64_t sequence, const void *body,
-						   size_t body_length, const struct iovec *bulk, int bulk_count, int pass_fd,
-						   lb_status *status);
+extern bool lb_stream_send(lb_stream *stream, lb_frame_type type, uint64_t sequence,
+						   const void *body, size_t body_length, const struct iovec *bulk,
+						   int bulk_count, int pass_fd, lb_status *status);
 
 /* Send what is queued, as far as the socket takes it. */
 extern bool lb_stream_flush(lb_stream *stream, lb_status *status);
@@ -56,4 +56,4 @@ extern bool lb_stream_fill(lb_stream *stream, size_t accept_bulk, lb_status *sta
 /* The next complete frame. 1: *frame is filled. 0: none yet. -1: what came is not a frame (LB_PROTOCOL). */
 extern int lb_stream_next(lb_stream *stream, lb_frame *frame, lb_status *status);
 
-#endif							/* LB_STREAM_H */
+#endif /* LB_STREAM_H */

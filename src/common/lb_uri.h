@@ -10,21 +10,21 @@
 
 typedef enum lb_transport
 {
-	LB_TRANSPORT_SHM,			/* control over a Unix socket, data by shared memory */
-	LB_TRANSPORT_TCP,			/* control and data over TCP */
-	LB_TRANSPORT_RDMA			/* control over TCP, data by one-sided RDMA */
+	LB_TRANSPORT_SHM, /* control over a Unix socket, data by shared memory */
+	LB_TRANSPORT_TCP, /* control and data over TCP */
+	LB_TRANSPORT_RDMA /* control over TCP, data by one-sided RDMA */
 } lb_transport;
 
-#define LB_URI_MAX 300			/* longest URI accepted, with the terminating zero */
+#define LB_URI_MAX 300 /* longest URI accepted, with the terminating zero */
 #define LB_HOST_MAX 256
 
 typedef struct lb_uri
 {
 	lb_transport transport;
-	char host[LB_HOST_MAX];		/* tcp, rdma: host name or address, IPv6 without its brackets */
-	uint16_t port;				/* tcp, rdma: 1 to 65535, or 0 when listening */
-	char path[LB_HOST_MAX];		/* shm: the socket's path, at most 107 bytes, see lb_uri_parse */
-	char text[LB_URI_MAX];		/* as written */
+	char host[LB_HOST_MAX]; /* tcp, rdma: host name or address, IPv6 without its brackets */
+	uint16_t port;          /* tcp, rdma: 1 to 65535, or 0 when listening */
+	char path[LB_HOST_MAX]; /* shm: the socket's path, at most 107 bytes, see lb_uri_parse */
+	char text[LB_URI_MAX];  /* as written */
 } lb_uri;
 
 /*
@@ -39,4 +39,4 @@ extern bool lb_uri_parse(const char *text, bool for_listening, lb_uri *uri, lb_s
 /* "shm", "tcp" or "rdma". */
 extern const char *lb_transport_name(lb_transport transport);
 
-#endif							/* LB_URI_H */
+#endif /* LB_URI_H */

@@ -26,12 +26,12 @@
 #define LB_PROTOCOL_VERSION 1
 
 #define LB_HEADER_SIZE 32
-#define LB_BODY_MAX 16384		/* bytes */
-#define LB_BATCH_MAX 64			/* pages in one PUSH, READ, RELEASE or their answers */
+#define LB_BODY_MAX 16384 /* bytes */
+#define LB_BATCH_MAX 64   /* pages in one PUSH, READ, RELEASE or their answers */
 #define LB_BULK_MAX (LB_BATCH_MAX * LB_PAGE_SIZE)
 #define LB_UUID_SIZE 16
-#define LB_HOLDER_MAX 200		/* bytes of the text that names who holds an instance */
-#define LB_MESSAGE_MAX 250		/* bytes of an ERROR's message */
+#define LB_HOLDER_MAX 200  /* bytes of the text that names who holds an instance */
+#define LB_MESSAGE_MAX 250 /* bytes of an ERROR's message */
 #define LB_ERROR_BODY_MAX (11 + LB_MESSAGE_MAX)
 #define LB_SLABS_PER_FRAME 64
 
@@ -41,89 +41,92 @@
 
 typedef enum lb_frame_type
 {
-	LB_HELLO = 1,				/* both roles: first frame of a connection */
-	LB_WELCOME = 2,				/* answer: accepted */
-	LB_ERROR = 3,				/* answer to anything: refused */
-	LB_COMM_BUFFERS = 4,		/* agent, shm: here is the comm buffer region (a descriptor comes along) */
-	LB_SLAB_REQUEST = 5,		/* agent: give me memory */
-	LB_SLAB_GRANT = 6,			/* answer: the slabs, possibly fewer than asked for, possibly none */
-	LB_SLAB_RETURN = 7,			/* agent: these slabs are no longer used */
-	LB_PUSH = 8,				/* agent: pull these pages into these slots */
-	LB_PUSH_ACK = 9,			/* answer: which are published */
-	LB_RELEASE = 10,			/* agent: these slots hold nothing of worth any more; no answer */
-	LB_SLAB_MAP = 11,			/* backend, shm: let me map this slab */
-	LB_SLAB_MAPPED = 12,		/* answer: a descriptor comes along */
-	LB_READ = 13,				/* backend, tcp: send me these slots */
-	LB_READ_REPLY = 14,			/* answer: the pages are the bulk */
-	LB_PING = 15,				/* any role */
-	LB_PONG = 16,				/* answer */
-	LB_STATUS = 17,				/* monitor: the node's figures */
-	LB_STATUS_REPLY = 18,		/* answer */
-	LB_FRAME_TYPES				/* one more than the last */
+	LB_HELLO = 1,        /* both roles: first frame of a connection */
+	LB_WELCOME = 2,      /* answer: accepted */
+	LB_ERROR = 3,        /* answer to anything: refused */
+	LB_COMM_BUFFERS = 4, /* agent, shm: here is the comm buffer region (a descriptor comes along) */
+	LB_SLAB_REQUEST = 5, /* agent: give me memory */
+	LB_SLAB_GRANT = 6,   /* answer: the slabs, possibly fewer than asked for, possibly none */
+	LB_SLAB_RETURN = 7,  /* agent: these slabs are no longer used */
+	LB_PUSH = 8,         /* agent: pull these pages into these slots */
+	LB_PUSH_ACK = 9,     /* answer: which are published */
+	LB_RELEASE = 10,     /* agent: these slots hold nothing of worth any more; no answer */
+	LB_SLAB_MAP = 11,    /* backend, shm: let me map this slab */
+	LB_SLAB_MAPPED = 12, /* answer: a descriptor comes along */
+	LB_READ = 13,        /* backend, tcp: send me these slots */
+	LB_READ_REPLY = 14,  /* answer: the pages are the bulk */
+	LB_PING = 15,        /* any role */
+	LB_PONG = 16,        /* answer */
+	LB_STATUS = 17,      /* monitor: the node's figures */
+	LB_STATUS_REPLY = 18, /* answer */
+	LB_FRAME_TYPES        /* one more than the last */
 } lb_frame_type;
 
 typedef enum lb_wire_error
 {
 	LB_ERR_NONE = 0,
-	LB_ERR_VERSION = 1,			/* protocol version not supported */
-	LB_ERR_PAGE_SIZE = 2,		/* block size differs */
-	LB_ERR_SYSTEM_ID = 3,		/* the instance is known with another system identifier */
-	LB_ERR_EPOCH = 4,			/* the epoch is not above the one known (agent), or not the current one (backend) */
-	LB_ERR_HELD = 5,			/* another live compute node holds the instance; the message names it */
-	LB_ERR_TOKEN = 6,			/* a backend's session token is wrong, or no agent is attached */
-	LB_ERR_ROLE = 7,			/* a request that this role, or this transport, may not make */
-	LB_ERR_LIMIT = 8,			/* too many sessions or tenants, or out of descriptors */
-	LB_ERR_SLAB = 9,			/* no such slab, or page beyond its end, or bad slab size */
-	LB_ERR_MALFORMED = 10,		/* a body that the protocol forbids */
-	LB_ERR_INTERNAL = 11		/* the node could not; the message says why */
+	LB_ERR_VERSION = 1,   /* protocol version not supported */
+	LB_ERR_PAGE_SIZE = 2, /* block size differs */
+	LB_ERR_SYSTEM_ID = 3, /* the instance is known with another system identifier */
+	LB_ERR_EPOCH =
+		4, /* the epoch is not above the one known (agent), or not the current one (backend) */
+	LB_ERR_HELD = 5,       /* another live compute node holds the instance; the message names it */
+	LB_ERR_TOKEN = 6,      /* a backend's session token is wrong, or no agent is attached */
+	LB_ERR_ROLE = 7,       /* a request that this role, or this transport, may not make */
+	LB_ERR_LIMIT = 8,      /* too many sessions or tenants, or out of descriptors */
+	LB_ERR_SLAB = 9,       /* no such slab, or page beyond its end, or bad slab size */
+	LB_ERR_MALFORMED = 10, /* a body that the protocol forbids */
+	LB_ERR_INTERNAL = 11   /* the node could not; the message says why */
 } lb_wire_error;
 
 typedef enum lb_role
 {
-	LB_ROLE_AGENT = 1,			/* the buffer agent: one a tenant; its connection is the tenant's life */
-	LB_ROLE_BACKEND = 2,		/* a server process that reads pages */
-	LB_ROLE_MONITOR = 3			/* reads figures only */
+	LB_ROLE_AGENT = 1,   /* the buffer agent: one a tenant; its connection is the tenant's life */
+	LB_ROLE_BACKEND = 2, /* a server process that reads pages */
+	LB_ROLE_MONITOR = 3  /* reads figures only */
 } lb_role;
 
 typedef struct lb_header
 {
-	uint16_t type;				/* an lb_frame_type */
-	uint16_t flags;				/* 0 in version 1 */
+	uint16_t type;  /* an lb_frame_type */
+	uint16_t flags; /* 0 in version 1 */
 	uint32_t body_length;
 	uint32_t bulk_length;
-	uint64_t sequence;			/* of the request; the answer repeats it */
+	uint64_t sequence; /* of the request; the answer repeats it */
 	uint64_t checksum;
 } lb_header;
 
 typedef struct lb_hello
 {
-	uint16_t version_min;		/* the protocol versions that the sender speaks */
+	uint16_t version_min; /* the protocol versions that the sender speaks */
 	uint16_t version_max;
-	uint16_t role;				/* lb_role */
-	bool take_over;				/* agent: attach even though another live compute node holds the instance */
+	uint16_t role;  /* lb_role */
+	bool take_over; /* agent: attach even though another live compute node holds the instance */
 	uint32_t page_size;
 	uint64_t system_identifier; /* PostgreSQL's */
 	uint8_t uuid[LB_UUID_SIZE]; /* the instance's */
 	uint64_t epoch;
-	uint64_t token;				/* backend: the one its agent's WELCOME had; agent: of its last WELCOME, or 0 */
-	char holder[LB_HOLDER_MAX + 1]; /* agent: who it is, for people: "host:port, process N, /data/directory" */
+	uint64_t token; /* backend: the one its agent's WELCOME had; agent: of its last WELCOME, or 0 */
+	char holder[LB_HOLDER_MAX +
+				1]; /* agent: who it is, for people: "host:port, process N, /data/directory" */
 } lb_hello;
 
 typedef struct lb_welcome
 {
-	uint16_t version;			/* the one that both will speak */
-	uint64_t epoch;				/* the one now in force */
-	uint64_t token;				/* agent: what its backends must show; 0 to others */
-	uint64_t incarnation;		/* random, one for the life of the memory node's process */
-	uint64_t capacity_pages;	/* what this tenant may have at most */
-	uint64_t free_pages;		/* what it could be granted now */
-	uint32_t timeout_ms;		/* how long the node keeps a tenant's memory after its agent's connection ended */
+	uint16_t version;        /* the one that both will speak */
+	uint64_t epoch;          /* the one now in force */
+	uint64_t token;          /* agent: what its backends must show; 0 to others */
+	uint64_t incarnation;    /* random, one for the life of the memory node's process */
+	uint64_t capacity_pages; /* what this tenant may have at most */
+	uint64_t free_pages;     /* what it could be granted now */
+	uint32_t
+		timeout_ms; /* how long the node keeps a tenant's memory after its agent's connection ended */
 } lb_welcome;
 
 typedef struct lb_error
 {
-	uint16_t error;				/* lb_wire_error */
-	uint64_t epoch;				/* LB_ERR_EPOCH: the one in force */
+	uint16_t error; /* lb_wire_error */
+	uint64_t epoch; /* LB_ERR_EPOCH: the one in force */
 	char message[LB_MESSAGE_MAX + 1];
 } lb_error;
 
@@ -132,26 +135,27 @@ typedef struct lb_comm_region
 {
 	uint32_t count;
 	uint32_t stride;
-	uint64_t length;			/* of the whole region, which is the descriptor's file */
+	uint64_t length; /* of the whole region, which is the descriptor's file */
 } lb_comm_region;
 
 typedef struct lb_slab_request
 {
-	uint32_t slab_pages;		/* the size of each; the same in every request of a session */
-	uint32_t count;				/* how many, at most LB_SLABS_PER_FRAME */
+	uint32_t slab_pages; /* the size of each; the same in every request of a session */
+	uint32_t count;      /* how many, at most LB_SLABS_PER_FRAME */
 } lb_slab_request;
 
-typedef struct lb_slab_list		/* SLAB_GRANT, SLAB_RETURN */
+typedef struct lb_slab_list /* SLAB_GRANT, SLAB_RETURN */
 {
 	uint32_t count;
-	uint32_t slabs[LB_SLABS_PER_FRAME];	/* the node's numbers for them: small, dense, reused after return */
+	uint32_t slabs
+		[LB_SLABS_PER_FRAME]; /* the node's numbers for them: small, dense, reused after return */
 } lb_slab_list;
 
 /* One page of a PUSH. shm: the page is in comm buffer 'buffer'. tcp: it is the next LB_PAGE_SIZE bytes of the bulk. */
 typedef struct lb_push
 {
 	uint32_t slab;
-	uint32_t page;				/* within the slab: together, the slot */
+	uint32_t page; /* within the slab: together, the slot */
 	lb_page_tag tag;
 	uint64_t version;
 	uint64_t checksum;
@@ -168,15 +172,15 @@ typedef struct lb_push_batch
 typedef enum lb_push_result
 {
 	LB_PUSH_PUBLISHED = 0,
-	LB_PUSH_BAD_CHECKSUM = 1,	/* what was pulled is not what was announced; the slot is empty */
-	LB_PUSH_OLD_VERSION = 2,	/* the slot holds this page in a newer version, which stays (R9) */
-	LB_PUSH_NO_SLOT = 3			/* no such slot */
+	LB_PUSH_BAD_CHECKSUM = 1, /* what was pulled is not what was announced; the slot is empty */
+	LB_PUSH_OLD_VERSION = 2,  /* the slot holds this page in a newer version, which stays (R9) */
+	LB_PUSH_NO_SLOT = 3       /* no such slot */
 } lb_push_result;
 
 typedef struct lb_push_ack
 {
 	uint32_t count;
-	uint8_t results[LB_BATCH_MAX];	/* lb_push_result */
+	uint8_t results[LB_BATCH_MAX]; /* lb_push_result */
 } lb_push_ack;
 
 typedef struct lb_slot_ref
@@ -185,7 +189,7 @@ typedef struct lb_slot_ref
 	uint32_t page;
 } lb_slot_ref;
 
-typedef struct lb_read_batch	/* READ */
+typedef struct lb_read_batch /* READ */
 {
 	uint32_t count;
 	lb_slot_ref slots[LB_BATCH_MAX];
@@ -198,19 +202,19 @@ typedef struct lb_release_batch /* RELEASE: a slot is emptied only if it still h
 	uint64_t versions[LB_BATCH_MAX];
 } lb_release_batch;
 
-typedef struct lb_node_figures	/* STATUS_REPLY */
+typedef struct lb_node_figures /* STATUS_REPLY */
 {
 	uint64_t incarnation;
 	uint64_t uptime_s;
 	uint64_t capacity_pages;
-	uint64_t granted_pages;		/* to tenants */
-	uint64_t used_pages;		/* slots with a page */
-	uint64_t huge_pages;		/* pages of the capacity in use that lie in huge pages */
+	uint64_t granted_pages; /* to tenants */
+	uint64_t used_pages;    /* slots with a page */
+	uint64_t huge_pages;    /* pages of the capacity in use that lie in huge pages */
 	uint32_t tenants;
 	uint32_t sessions;
 	uint64_t pushes;
 	uint64_t reads;
-	uint64_t rejected_pushes;	/* bad checksum, old version, no slot */
+	uint64_t rejected_pushes; /* bad checksum, old version, no slot */
 	uint64_t refused_sessions;
 	uint64_t malformed_frames;
 } lb_node_figures;
@@ -236,8 +240,8 @@ extern size_t lb_encode_push(uint8_t *out, const lb_push_batch *batch);
 extern size_t lb_encode_push_ack(uint8_t *out, const lb_push_ack *ack);
 extern size_t lb_encode_read(uint8_t *out, const lb_read_batch *batch);
 extern size_t lb_encode_release(uint8_t *out, const lb_release_batch *batch);
-extern size_t lb_encode_slab_number(uint8_t *out, uint32_t slab);	/* SLAB_MAP, SLAB_MAPPED */
-extern size_t lb_encode_count(uint8_t *out, uint32_t count);		/* READ_REPLY */
+extern size_t lb_encode_slab_number(uint8_t *out, uint32_t slab); /* SLAB_MAP, SLAB_MAPPED */
+extern size_t lb_encode_count(uint8_t *out, uint32_t count);      /* READ_REPLY */
 extern size_t lb_encode_node_figures(uint8_t *out, const lb_node_figures *figures);
 
 /* Decoders: false for anything that is not exactly one well-formed body. PING, PONG and STATUS have an empty one. */
@@ -259,4 +263,4 @@ extern bool lb_decode_node_figures(const uint8_t *in, size_t length, lb_node_fig
 extern const char *lb_frame_type_name(unsigned type);
 extern const char *lb_wire_error_name(unsigned error);
 
-#endif							/* LB_WIRE_H */
+#endif /* LB_WIRE_H */

@@ -8,18 +8,18 @@
 #include "lb_stream.h"
 #include "lb_uri.h"
 
-#define CLIENT_CLOSED 0			/* instead of a frame type: the node closed the connection */
-#define CLIENT_SILENT (-1)		/* nothing came in time */
+#define CLIENT_CLOSED 0    /* instead of a frame type: the node closed the connection */
+#define CLIENT_SILENT (-1) /* nothing came in time */
 
 typedef struct client
 {
 	lb_stream *stream;
 	lb_transport transport;
-	uint64_t sequence;			/* of the last request */
-	lb_frame frame;				/* the last one received */
-	lb_error error;				/* the last ERROR */
-	lb_welcome welcome;			/* the last WELCOME */
-	uint8_t *region;			/* comm buffers: 64 of them */
+	uint64_t sequence;  /* of the last request */
+	lb_frame frame;     /* the last one received */
+	lb_error error;     /* the last ERROR */
+	lb_welcome welcome; /* the last WELCOME */
+	uint8_t *region;    /* comm buffers: 64 of them */
 } client;
 
 #define REGION_BUFFERS 64
@@ -75,7 +75,7 @@ typedef struct push_plan
 	uint32_t relation;
 	uint64_t version;
 	uint64_t seed;
-	bool wrong_checksum;		/* of the first page */
+	bool wrong_checksum; /* of the first page */
 } push_plan;
 
 extern int client_push(client *client, const push_plan *plan, lb_push_ack *ack);
