@@ -11,8 +11,20 @@
 
 #include "compat.h"
 #include "kernel_cache.h"
+#include "node_table.h"
+
+/* While pages are rarely found, one of so many is looked for. */
+#define LOOK_ONCE_IN 32
 
 static bool unsupported = false;
+
+static bool
+worth_looking(void)
+{
+	static uint32 reads = 0;
+
+	return NodeTableKernelCacheHits() > KERNEL_CACHE_LOOKS / 2 || reads++ % LOOK_ONCE_IN == 0;
+}
 
 void
 KernelCachePrepare(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
@@ -28,7 +40,7 @@ static bool
 read_cached(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, void *buffer,
 			size_t length)
 {
-	int fd = unsupported ? -1 : md_segment_descriptor(reln, forknum, blocknum);
+	int fd = unsupported || !worth_looking() ? -1 : md_segment_descriptor(reln, forknum, blocknum);
 	struct iovec piece = {.iov_base = buffer, .iov_len = length};
 	off_t offset = (off_t) (blocknum % RELSEG_SIZE) * BLCKSZ;
 	ssize_t got;
@@ -38,6 +50,7 @@ read_cached(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, void *b
 	got = preadv2(fd, &piece, 1, offset, RWF_NOWAIT);
 	if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		unsupported = true;
+	NodeTableNoteKernelCacheLook(got == (ssize_t) length);
 	return got == (ssize_t) length;
 }
 

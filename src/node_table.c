@@ -62,7 +62,7 @@ typedef struct NodeTable
 	pg_atomic_uint32 unmap_counter;
 	char pad[PG_CACHE_LINE_SIZE];
 	pg_atomic_uint32 storage_cost;
-	pg_atomic_uint32 kernel_cache_cost;
+	pg_atomic_uint32 kernel_cache_hits;
 } NodeTable;
 
 #define TABLE_OFFSET_OF_NODES TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(NodeTable))
@@ -142,7 +142,7 @@ NodeTableShmemInit(void)
 	pg_atomic_init_u32(&table->sessions, 0);
 	pg_atomic_init_u32(&table->unmap_counter, 0);
 	pg_atomic_init_u32(&table->storage_cost, 0);
-	pg_atomic_init_u32(&table->kernel_cache_cost, 0);
+	pg_atomic_init_u32(&table->kernel_cache_hits, KERNEL_CACHE_LOOKS);
 	for (int node = 0; node < node_count; node++)
 		init_node(node_at(node));
 }
@@ -382,21 +382,26 @@ NodeTableStorageCost(void)
 }
 
 uint32
-NodeTableKernelCacheCost(void)
+NodeTableKernelCacheHits(void)
 {
-	return pg_atomic_read_u32(&table->kernel_cache_cost);
+	return pg_atomic_read_u32(&table->kernel_cache_hits);
+}
+
+/* Over about 32 looks. */
+void
+NodeTableNoteKernelCacheLook(bool hit)
+{
+	int32 average = (int32) pg_atomic_read_u32(&table->kernel_cache_hits);
+	int32 changed = average + ((hit ? KERNEL_CACHE_LOOKS : 0) - average) / 32;
+
+	if (changed != average)
+		pg_atomic_write_u32(&table->kernel_cache_hits, (uint32) changed);
 }
 
 void
 NodeTableNoteStorageRead(uint64 elapsed_ns)
 {
 	note_cost(&table->storage_cost, elapsed_ns);
-}
-
-void
-NodeTableNoteKernelCacheRead(uint64 elapsed_ns)
-{
-	note_cost(&table->kernel_cache_cost, elapsed_ns);
 }
 
 bool

@@ -95,16 +95,22 @@ extern void NodeTableResetStats(void);
 extern void NodeTableGetRow(int node, NodeRow *row);
 
 /*
- * Costs, as moving averages in nanoseconds: of a page read from the node, from storage itself, and from the kernel's cache. 0 while
- * nothing is known. Updates may be lost to each other: these are estimates.
+ * Costs, as moving averages in nanoseconds: of a page read from the node, and from storage itself. 0 while nothing is known.
+ * Updates may be lost to each other: these are estimates.
  */
 extern uint32 NodeTableReadCost(int node);
 extern uint32 NodeTableStorageCost(void);
-extern uint32 NodeTableKernelCacheCost(void);
 extern void NodeTableNoteStorageRead(uint64 elapsed_ns);
 extern void NodeTableNoteTimeout(int node,
 								 uint64 elapsed_ns); /* a read that took at least so long */
-extern void NodeTableNoteKernelCacheRead(uint64 elapsed_ns);
+
+/*
+ * How often does the kernel's cache have a page that is remote? Of 1024 looks, as a moving average; 1024 while nothing is
+ * known.
+ */
+#define KERNEL_CACHE_LOOKS 1024
+extern uint32 NodeTableKernelCacheHits(void);
+extern void NodeTableNoteKernelCacheLook(bool hit);
 
 /* A storage read that took so long was not served from the kernel's cache: only those tell what storage costs. */
 #define COLD_READ_NS 10000

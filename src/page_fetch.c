@@ -89,7 +89,6 @@ try_kernel_cache(SMgrRelation reln, const lb_page_tag *tag, char *buffer)
 	StatsCount(STAT_STORAGE_READS, 1);
 	StatsCount(STAT_KERNEL_CACHE_READS, 1);
 	StatsReadTime(TIER_STORAGE, elapsed);
-	NodeTableNoteKernelCacheRead(elapsed);
 	return true;
 }
 

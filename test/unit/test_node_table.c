@@ -169,9 +169,7 @@ test_costs(void **state)
 	NodeTableCountReads(1, 10, 10000);
 	assert_int_equal(NodeTableReadCost(1), 1000);
 	NodeTableNoteStorageRead(90000);
-	NodeTableNoteKernelCacheRead(3000);
 	assert_int_equal(NodeTableStorageCost(), 90000);
-	assert_int_equal(NodeTableKernelCacheCost(), 3000);
 	assert_int_equal(NodeTableReadCost(2), 0);
 
 	/* Extremes: nothing overflows, nothing sticks. */
@@ -213,6 +211,19 @@ test_timeout_cost(void **state)
 		NodeTableCountReads(0, 1, 20000);
 		assert_in_range(++reads, 1, 30);
 	}
+}
+
+/* Looks in vain soon outweigh earlier finds, and the other way round. */
+static void
+test_kernel_cache_hits(void **state)
+{
+	assert_int_equal(NodeTableKernelCacheHits(), KERNEL_CACHE_LOOKS);
+	for (int i = 0; i < 32; i++)
+		NodeTableNoteKernelCacheLook(false);
+	assert_in_range(NodeTableKernelCacheHits(), 0, KERNEL_CACHE_LOOKS / 2 - 1);
+	for (int i = 0; i < 64; i++)
+		NodeTableNoteKernelCacheLook(true);
+	assert_in_range(NodeTableKernelCacheHits(), KERNEL_CACHE_LOOKS / 2 + 1, KERNEL_CACHE_LOOKS);
 }
 
 /* Only before the first attachment, and not in shared memory that was made again after a crash. */
@@ -352,9 +363,16 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_take_over_first), TEST(test_take_over), TEST(test_timeout_cost),
-		TEST(test_sessions),        TEST(test_embedded),  TEST(test_costs),
-		TEST(test_probes),          TEST(test_rows),      TEST(test_exact_counts),
+		TEST(test_take_over_first),
+		TEST(test_take_over),
+		TEST(test_timeout_cost),
+		TEST(test_kernel_cache_hits),
+		TEST(test_sessions),
+		TEST(test_embedded),
+		TEST(test_costs),
+		TEST(test_probes),
+		TEST(test_rows),
+		TEST(test_exact_counts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
