@@ -109,10 +109,14 @@ $node->safe_psql('postgres', 'DROP DATABASE moved');
 # --- a CREATE DATABASE that fails ------------------------------------------------------------------------------------
 
 # wal_log copies through shared buffers, so that pages of the new database are written and pushed; then it misses a
-# file, and the files are removed without a DROP DATABASE.
-$node->safe_psql('first_template',
-	q{CREATE TABLE z (i int); INSERT INTO z SELECT generate_series(1, 1000)});
-my $missing = $node->data_dir . '/' . $node->safe_psql('first_template', q{SELECT pg_relation_filepath('z')});
+# file, and the files are removed without a DROP DATABASE. Relations are copied in the order of pg_class: the one whose file is
+# taken away must come after t.
+$node->safe_psql('first_template', 'CREATE TABLE z_' . $_ . ' (i int)') foreach (1 .. 40);
+my $last = $node->safe_psql('first_template',
+	q{SELECT relname FROM pg_class WHERE relname = 't' OR relname LIKE 'z\_%' ORDER BY ctid DESC LIMIT 1});
+like($last, qr/^z_/, 'a table that is copied after t');
+my $missing =
+  $node->data_dir . '/' . $node->safe_psql('first_template', "SELECT pg_relation_filepath('$last')");
 $node->stop;
 rename $missing, "$missing.away" or die "$missing: $!";
 $node->start;
@@ -128,7 +132,7 @@ is(words('failed'), 'second|10000', 'a database made after the failed one has it
 no_difference('failed', 'after a failed CREATE DATABASE');
 $node->safe_psql('postgres', 'DROP DATABASE failed');
 rename "$missing.away", $missing or die "$missing: $!";
-$node->safe_psql('first_template', 'DROP TABLE z');
+$node->safe_psql('first_template', "DROP TABLE z_$_") foreach (1 .. 40);
 
 # --- tablespaces -----------------------------------------------------------------------------------------------------
 
