@@ -26,8 +26,13 @@
 #include "slab_table.h"
 #include "stats.h"
 
-/* A node whose reads cost more than this many storage reads is not asked, but for a probe now and then. */
-#define STORAGE_COST_FACTOR 2
+/*
+ * A node whose reads cost more than so many storage reads is not asked, but for probes: one in so many reads, so that a passing
+ * slowness is soon over, or if it is slower by far, one a second of the whole server.
+ */
+#define SLOW_FACTOR 3
+#define FAR_TOO_SLOW_FACTOR 12
+#define PROBE_ONE_IN 32
 
 typedef enum FetchResult
 {
@@ -71,10 +76,15 @@ pin_page(const lb_page_tag *tag)
 static bool
 storage_is_cheaper(int node)
 {
+	static uint32 reads = 0;
 	uint32 node_cost = NodeTableReadCost(node);
 	uint32 storage_cost = Max(NodeTableStorageCost(), COLD_READ_NS);
 
-	return node_cost / STORAGE_COST_FACTOR > storage_cost && !NodeTableMayProbe(node);
+	if (node_cost / SLOW_FACTOR <= storage_cost)
+		return false;
+	if (node_cost / FAR_TOO_SLOW_FACTOR <= storage_cost)
+		return reads++ % PROBE_ONE_IN != 0;
+	return !NodeTableMayProbe(node);
 }
 
 static bool

@@ -83,6 +83,7 @@ remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 	start = lb_now_ns();
 	mdread(reln, forknum, blocknum, buffer);
 	elapsed = lb_now_ns() - start;
+	(void) LB_FAULT("read.loaded");
 	StatsCount(STAT_STORAGE_READS, 1);
 	StatsReadTime(TIER_STORAGE, elapsed);
 	if (elapsed >= COLD_READ_NS)
