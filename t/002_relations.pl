@@ -93,6 +93,7 @@ is( sql(q{SELECT max((ctid::text::point)[0])::int + 1 FROM sized}),
 	$session->query_safe(
 		'BEGIN; CREATE TABLE hashed (i int); CREATE INDEX hashed_i ON hashed USING hash (i)');
 	$session->query_safe('INSERT INTO hashed SELECT generate_series(1, 100000)');
+	$session->query_safe('SELECT read_all_into_remote_memory()');
 	$session->query_safe(q{SELECT pg_prewarm('filler', 'buffer') FROM generate_series(1, 5)});
 	my $key = $session->query_safe(
 		q{SELECT (SELECT oid FROM pg_database WHERE datname = current_database()) || ' ' ||

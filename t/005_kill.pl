@@ -245,6 +245,35 @@ sub disturb
 	return;
 }
 
+# pg_prewarm reads from the file without a lock on the page; before it has pushed what it read, the page is changed, and its
+# new version has come to remote memory and left it again. The old one must not take its place.
+sub late_push
+{
+	my $session;
+
+	$node->safe_psql('postgres', q{CREATE TABLE late AS SELECT 'old' AS word; SELECT legobase_evict('late')});
+	settle($node);
+	$node->safe_psql('postgres', q{SELECT legobase_evict('late')});
+	$session = $node->background_psql('postgres');
+	$session->query_safe(q{SET application_name = late; SET legobase.fault_points = 'read.loaded=wait:2000'});
+	$session->{stdin} .= "SELECT pg_prewarm('late', 'read');\n";
+	$session->{run}->pump_nb;
+	wait_for('it has read, and waits', 10,
+		sub { $node->safe_psql('postgres', q{SELECT clock_timestamp() - query_start > '500ms' FROM pg_stat_activity
+			WHERE application_name = 'late' AND state = 'active'}) eq 't' });
+	$node->safe_psql('postgres', q{UPDATE late SET word = 'new'});
+	settle($node);
+	$node->safe_psql('postgres', q{SELECT legobase_evict('late')});
+	is(remote_pages($node, 'postgres', 'late'), 0, 'late push: the page has left remote memory');
+	$session->query_safe('SELECT 1');
+	$session->quit;
+	settle($node);
+	fill_buffers($node);
+	is($node->safe_psql('postgres', 'SELECT word FROM late'), 'new', 'late push: the old version of a page does not come back');
+	$node->safe_psql('postgres', 'DROP TABLE late');
+	return;
+}
+
 my $fault_points = has_fault_points($node);
 
 SKIP:
@@ -266,6 +295,7 @@ SKIP:
 	disturb('delays', join ',', map { "$_=wait:2" } @points[ 0 .. ($#points > 15 ? 15 : $#points) ]);
 	$node->adjust_conf('postgresql.conf', 'legobase.debug_compare', 'off');
 	set_fault_points('');
+	late_push();
 }
 
 # --- processes killed wherever they are ------------------------------------------------------------------------------
@@ -313,11 +343,11 @@ SKIP:
 		sub { () = PostgreSQL::Test::Utils::slurp_file("$folder/client_1.out") =~ /\n/g; $node->safe_psql('postgres', q{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), redo_lsn) > 1000000 FROM pg_control_checkpoint()}) eq 't' });
 	$node->stop('immediate');
 	$_->finish foreach @running;
-	foreach my $point ('write.stored', 'read.storage')
+	foreach my $point ('write.stored', 'push.linked')
 	{
 		my $deaths = count_log_lines($node, qr/startup process \(PID \d+\) was terminated by signal 9/);
 
-		$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$point=kill\@20'");
+		$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$point=kill\@10'");
 		is($node->start(fail_ok => 1), 0, "startup process killed at $point");
 		is(count_log_lines($node, qr/startup process \(PID \d+\) was terminated by signal 9/), $deaths + 1, '... says the log');
 	}
