@@ -1,0 +1,124 @@
+# What must not be disturbed: a truncation by a barrier, an attachment by a standstill of the agent, a node by much to be
+# released. Each of these was wrong once.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use LegoBase;
+use LegoBase::Proxy;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+# --- a barrier in the middle of a truncation -------------------------------------------------------------------------
+
+# VACUUM looks at the size of the table, reads pages of its free space map, and truncates the segments that are open. If the
+# wait for such a page served interrupts, a barrier (DROP DATABASE sends one) would close them all, and the file would
+# keep its tail, with rows that were deleted.
+my $memnode = LegoBase::Memnode->new(uri => 'tcp://127.0.0.1:0', memory => '64MB');
+my $proxy = LegoBase::Proxy->new($memnode->port);
+my $node = legobase_cluster('interruptions', nodes => [$proxy], conf => "legobase.node_timeout = 10s\nfsync = off");
+my $tables = 4;
+my $drops = 4;
+
+make_filler($node);
+for my $i (1 .. $tables)
+{
+	$node->safe_psql(
+		'postgres', qq{
+		CREATE TABLE t$i (id int, pad text);
+		INSERT INTO t$i SELECT i, repeat('x', 900) FROM generate_series(1, 200) i;
+		DELETE FROM t$i WHERE id > 8;
+	});
+	$node->safe_psql('postgres', "CREATE DATABASE d${i}_$_ STRATEGY file_copy") for 1 .. $drops;
+}
+$node->safe_psql('postgres', 'VACUUM (TRUNCATE false) ' . join ',', map { "t$_" } 1 .. $tables);
+make_remote($node, 'postgres');
+$proxy->mode('delay 30');
+for my $i (1 .. $tables)
+{
+	my $vacuum = in_background(sub { $node->safe_psql('postgres', "VACUUM t$i"); return 1; });
+
+	$node->safe_psql('postgres', "DROP DATABASE d${i}_$_") for 1 .. $drops;
+	is(finish_background($vacuum), 0, "VACUUM t$i has ended");
+}
+$proxy->mode('pass');
+for my $i (1 .. $tables)
+{
+	my $blocks = $node->safe_psql('postgres', "SELECT pg_relation_size('t$i') / 8192");
+
+	cmp_ok($blocks, '<=', 2, "the file of t$i is as short as VACUUM made it");
+	is($node->safe_psql('postgres', "SELECT count(*), sum(id) FROM t$i"), '8|36', "t$i has the rows it should have");
+}
+is(count_log_lines($node, qr/were closed while it was about to be truncated/), 0, 'no segments were closed too early');
+
+# --- standstills and ends of the agent -------------------------------------------------------------------------------
+
+$node->safe_psql('postgres', q{ALTER SYSTEM SET legobase.node_timeout = '500ms'});
+$node->reload;
+wait_for_nodes($node);
+my $lost = count_log_lines($node, qr/is lost/);
+my $agent = server_process($node, 'buffer agent');
+kill 'STOP', $agent;
+$node->safe_psql('postgres', 'UPDATE t1 SET id = id');
+my $until = time + 2;
+wait_for('two seconds', 5, sub { time > $until });
+kill 'CONT', $agent;
+wait_for('the agent is at work again', 10, sub {
+	$node->safe_psql('postgres', 'UPDATE t1 SET id = id; CHECKPOINT; SELECT legobase_drain()');
+	return 1;
+});
+is(count_log_lines($node, qr/is lost/), $lost, 'the agent does not blame a node for its own standstill');
+
+kill 'TERM', $agent;
+wait_for('another agent', 30, sub {
+	my $pid = server_process($node, 'buffer agent');
+	return defined $pid && $pid != $agent;
+});
+ok(wait_for_nodes($node, 30), 'an agent that was ended is started again, and attaches');
+
+# --- many slots to release -------------------------------------------------------------------------------------------
+
+# Emptying a large table frees thousands of slots; telling the node must not fill up the connection to it.
+$proxy->mode('delay 100');
+$node->safe_psql('postgres', q{SELECT legobase_evict('filler')});
+$node->safe_psql('postgres', q{INSERT INTO t1 SELECT i, repeat('y', 900) FROM generate_series(1, 4000) i; CHECKPOINT});
+$node->safe_psql('postgres', 'TRUNCATE t1');
+$proxy->mode('pass');
+my $linked = summary($node)->{used_pages};
+ok(wait_for('the node has been told of the free slots', 30, sub {
+	return $memnode->figures->{used_pages} <= summary($node)->{used_pages} + 64;
+}), 'the node knows which slots are free');
+is(count_log_lines($node, qr/is lost/), $lost, 'and was not lost meanwhile');
+$node->stop;
+
+# --- one memory node under two addresses -----------------------------------------------------------------------------
+
+my $other = LegoBase::Proxy->new($memnode->port);
+my $twice = legobase_cluster('twice', nodes => [$proxy, $other], start => 0);
+$twice->start;
+$twice->safe_psql('postgres', 'CREATE EXTENSION legobase');
+ok(wait_for('one link is refused', 20, sub { grep { $_->{last_error} } @{ node_rows($twice) } }),
+	'a memory node that is listed twice is used once');
+is(up_nodes($twice), 1, 'by one of its addresses');
+is(count_log_lines($twice, qr/PANIC/), 0, 'without a panic');
+$twice->stop;
+
+# --- the embedded node is killed -------------------------------------------------------------------------------------
+
+my $embedded = legobase_cluster('embedded_killed');
+my $pid = embedded_node_pid($embedded);
+my $start = time;
+kill 'KILL', $pid;
+ok(wait_for('another embedded node', 15, sub {
+	my $now = embedded_node_pid($embedded);
+	return defined $now && $now != $pid && up_nodes($embedded) == 1;
+}), 'an embedded node that was killed is replaced');
+cmp_ok(time - $start, '<', 8, 'soon');
+$embedded->stop;
+
+done_testing();
