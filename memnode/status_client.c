@@ -85,11 +85,10 @@ print_figures(const lb_node_figures *figures)
 	printf("malformed_frames: %" PRIu64 "\n", figures->malformed_frames);
 }
 
-bool
-status_print(const lb_uri *uri, lb_status *status)
+static bool
+ask(const lb_uri *uri, lb_node_figures *figures, lb_status *status)
 {
 	uint64_t deadline_ns = lb_now_ns() + STATUS_WITHIN_NS;
-	lb_node_figures figures;
 	lb_address address;
 	lb_stream *stream;
 	bool fetched;
@@ -103,9 +102,19 @@ status_print(const lb_uri *uri, lb_status *status)
 	stream = lb_stream_create(fd, LB_BODY_MAX, status);
 	if (!stream)
 		return false;
-	fetched = fetch(stream, &figures, deadline_ns, status);
+	fetched = fetch(stream, figures, deadline_ns, status);
 	lb_stream_close(stream);
-	if (fetched)
-		print_figures(&figures);
 	return fetched;
+}
+
+bool
+status_print(const lb_uri *uri, lb_status *status)
+{
+	lb_node_figures figures;
+	lb_status cause;
+
+	if (!ask(uri, &figures, &cause))
+		return lb_fail(status, cause.code, "no figures from \"%s\": %s", uri->text, cause.message);
+	print_figures(&figures);
+	return true;
 }
