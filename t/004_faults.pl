@@ -22,6 +22,12 @@ use Time::HiRes qw(time sleep);
 my $bin = 0.2;				# seconds; resolution of the throughput
 my $slack = 2 * $bin;		# how exact the length of a dip can be known
 
+# The embedded memory node of a server that was stopped ends after a minute: looked at again at the end.
+my $unused = legobase_cluster('unused');
+my $unused_pid = embedded_node_pid($unused);
+my $unused_since = time;
+$unused->stop;
+
 my $memnode = LegoBase::Memnode->new(transport => 'tcp');
 my $proxy = LegoBase::Proxy->new($memnode->port);
 my $node = legobase_cluster('faults', nodes => [$proxy], conf => 'max_wal_size = 4GB');
@@ -358,4 +364,11 @@ foreach my $order ('the server, then its memory node', 'the memory node, then it
 
 amcheck_clean($node, 'at the end');
 $node->stop;
+
+# --- an embedded memory node that nobody uses -------------------------------------------------------------------------
+
+ok(wait_for('the embedded memory node ends', 30 + 60 - (time - $unused_since), sub { !alive($unused_pid) }),
+	'an embedded memory node ends when no server has used it for a minute');
+ok(!glob($unused->data_dir . '/pgsql_tmp_legobase/*.sock'), '... and leaves no socket');
+
 done_testing();

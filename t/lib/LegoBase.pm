@@ -23,11 +23,11 @@ use LegoBase::Memnode;
 our @EXPORT = qw(
   $source_tree
   wait_for alive
-  legobase_cluster cluster_settings set_and_reload start_with_options start_stock start_legobase crash_by
+  legobase_cluster start_with_options start_stock start_legobase crash_by
   summary node_rows up_nodes wait_for_nodes wait_for_pool
   install_functions make_filler fill_buffers settle make_remote pages_of relation_key remote_pages
   differing_blocks
-  embedded_node_pid server_process pids_by_name processes_of wait_until_gone
+  embedded_node_pid server_process processes_of wait_until_gone
   amcheck_clean in_background finish_background
   count_log_lines has_fault_points
 );
@@ -118,29 +118,6 @@ sub cluster_settings
 	return join("\n", @lines) . "\n";
 }
 
-# ALTER SYSTEM SET each, reload, and wait until a new session sees them.
-sub set_and_reload
-{
-	my ($node, %settings) = @_;
-
-	$node->safe_psql('postgres', "ALTER SYSTEM SET $_ = '$settings{$_}'") foreach sort keys %settings;
-	$node->reload;
-	foreach my $name (sort keys %settings)
-	{
-		# current_setting shows units: compare with what the server makes of the same text
-		wait_for(
-			"$name = $settings{$name}",
-			20,
-			sub {
-				$node->safe_psql('postgres',
-					"SELECT count(*) FROM pg_file_settings f JOIN pg_settings s USING (name)
-					 WHERE f.name = '$name' AND f.sourcefile LIKE '%auto.conf' AND f.applied
-					   AND pg_conf_load_time() >= (pg_stat_file('postgresql.auto.conf')).modification") eq '1';
-			});
-	}
-	return;
-}
-
 # Start with more command-line options for the server, as pg_ctl -o takes them.
 sub start_with_options
 {
@@ -176,7 +153,6 @@ sub start_legobase
 sub crash_by
 {
 	my ($node, $pid) = @_;
-	my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
 	my $before = count_log_lines($node, qr/database system is ready to accept/);
 
 	kill 'KILL', $pid;
