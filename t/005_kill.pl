@@ -317,7 +317,12 @@ sub kill_process
 	return;
 }
 
-kill_process('backend', sub { server_process($node, 'UPDATE') // server_process($node, '[local]') });
+kill_process(
+	'backend',
+	sub {
+		$node->safe_psql('postgres',
+			q{SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%account\_%' LIMIT 1});
+	});
 kill_process('checkpointer', sub { server_process($node, 'checkpointer') });
 kill_process('background writer', sub { server_process($node, 'background writer') });
 kill_process('buffer agent', sub { server_process($node, 'legobase') });
@@ -343,7 +348,7 @@ SKIP:
 		sub { () = PostgreSQL::Test::Utils::slurp_file("$folder/client_1.out") =~ /\n/g; $node->safe_psql('postgres', q{SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), redo_lsn) > 1000000 FROM pg_control_checkpoint()}) eq 't' });
 	$node->stop('immediate');
 	$_->finish foreach @running;
-	foreach my $point ('write.stored', 'push.linked')
+	foreach my $point ('write.forgotten', 'write.stored')
 	{
 		my $deaths = count_log_lines($node, qr/startup process \(PID \d+\) was terminated by signal 9/);
 
