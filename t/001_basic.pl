@@ -143,10 +143,15 @@ sub check_mode
 # --- memory nodes of one's own ---------------------------------------------------------------------------------------
 
 {
-	my $memnode = LegoBase::Memnode->new(transport => 'shm', args => [ '--exit-when-unused', '2' ]);
+	my $memnode = LegoBase::Memnode->new(transport => 'shm');
 	my $node = check_mode('shm', nodes => [$memnode]);
 
 	cmp_ok($memnode->figures->{sessions}, '>', 0, 'legobase-memnode --status counts sessions');
+	$node->stop;
+	is($memnode->stop, 0, 'a memory node stops cleanly');
+	$memnode->start('--exit-when-unused', '5');
+	$node->start;
+	ok(wait_for_nodes($node), 'a memory node that ends when it is unused, in use');
 	$node->stop;
 	ok($memnode->wait_end(20), 'a memory node that is told so ends when it is no longer used');
 	is($memnode->exit_status, 0, '... cleanly');
