@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/fd.h"
 
 #include "comm_buffer.h"
@@ -128,6 +129,18 @@ failed(int node, NodeClient *client, const lb_status *status, uint64 began)
 	return false;
 }
 
+/* The wait shows in pg_stat_activity as one of an extension. */
+static bool
+wait_for_ticket(NodeClient *client, uint64 ticket, uint64 deadline, lb_status *status)
+{
+	bool complete;
+
+	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	complete = lb_data_plane_wait(client->plane, ticket, deadline, status);
+	pgstat_report_wait_end();
+	return complete;
+}
+
 bool
 NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline, uint64 *elapsed_ns)
 {
@@ -146,7 +159,7 @@ NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline, u
 		return failed(node, client, &status, start);
 	}
 	ticket = lb_data_plane_submit(client->plane, &target, 1, deadline, &status);
-	if (ticket == 0 || !lb_data_plane_wait(client->plane, ticket, deadline, &status))
+	if (ticket == 0 || !wait_for_ticket(client, ticket, deadline, &status))
 		return failed(node, client, &status, start);
 	client->retry_ms = 0;
 	*elapsed_ns = lb_now_ns() - start;
@@ -183,7 +196,7 @@ NodeClientWait(int node, uint32 connection, uint64 ticket, uint64 deadline)
 
 	if (client->plane == NULL || client->connection != connection)
 		return false;
-	if (!lb_data_plane_wait(client->plane, ticket, deadline, &status))
+	if (!wait_for_ticket(client, ticket, deadline, &status))
 		return failed(node, client, &status, start);
 	return true;
 }

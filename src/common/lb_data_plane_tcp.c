@@ -11,28 +11,14 @@
  * under way, which fits any socket's buffers, so that a request is sent without waiting for the node to read.
  */
 #include <assert.h>
-#include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "lb_clock.h"
 #include "lb_data_plane_socket.h"
 
 #define REPLY_HEAD (LB_HEADER_SIZE + 4) /* header and body of a READ_REPLY */
 #define ERROR_FRAME_MAX (LB_HEADER_SIZE + LB_ERROR_BODY_MAX)
-
-/*
- * Before it sleeps, a wait looks for the answer again and again for a moment: where processors are to be had, that saves
- * falling asleep and being woken, which is a good part of a round trip. Where they are not, it takes time from those
- * who have something to do, perhaps from the memory node itself. So it is done only while it pays: each answer that came
- * in time earns a point, each that did not costs several, and at zero it is tried again only once in a while.
- */
-#define LOOK_NS 20000
-#define LOOK_POINTS_MAX 16
-#define LOOK_COST 4
-#define LOOK_AGAIN_AFTER 256 /* waits */
 
 /* An ERROR must fit the space of the smallest reply. */
 _Static_assert(ERROR_FRAME_MAX <= REPLY_HEAD + LB_PAGE_SIZE, "see receive_error");
@@ -48,8 +34,6 @@ typedef struct tcp_plane
 	lb_data_plane head;
 	int fd;
 	tcp_batch batches[LB_BATCHES_MAX]; /* by ticket modulo LB_BATCHES_MAX */
-	int look_points;
-	int waits_without; /* since look_points became zero */
 } tcp_plane;
 
 static bool
@@ -58,8 +42,6 @@ tcp_connect(lb_data_plane *plane, const lb_address *address, const lb_hello *hel
 {
 	tcp_plane *tcp = (tcp_plane *) plane;
 
-	tcp->look_points = LOOK_COST;
-	tcp->waits_without = 0;
 	tcp->fd = lb_data_plane_socket_open(plane, address, hello, deadline_ns, status);
 	return tcp->fd >= 0;
 }
@@ -127,36 +109,6 @@ expected_header(const uint8_t *head, uint64_t sequence, int count, lb_header *he
 		   header->bulk_length == (uint32_t) count * LB_PAGE_SIZE;
 }
 
-/*
- * Look for the answer for a moment, without sleeping. What came is received into the pieces as far as it goes: its length; 0
- * if nothing came (also for an end or a failure of the connection: whoever waits then will be told).
- */
-static size_t
-look_for_answer(tcp_plane *tcp, struct iovec *pieces, int count)
-{
-	struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t) count};
-	uint64_t until;
-	ssize_t received;
-
-	if (tcp->look_points <= 0 && ++tcp->waits_without < LOOK_AGAIN_AFTER)
-		return 0;
-	tcp->waits_without = 0;
-	until = lb_now_ns() + LOOK_NS;
-	do
-	{
-		received = recvmsg(tcp->fd, &message, MSG_DONTWAIT);
-		if (received > 0)
-		{
-			if (tcp->look_points < LOOK_POINTS_MAX)
-				tcp->look_points++;
-			return (size_t) received;
-		}
-		sched_yield();
-	} while (received < 0 && errno == EAGAIN && lb_now_ns() < until);
-	tcp->look_points -= tcp->look_points < LOOK_COST ? tcp->look_points : LOOK_COST;
-	return 0;
-}
-
 /* Receive the reply to the oldest batch. */
 static bool
 receive_reply(tcp_plane *tcp, uint64_t deadline_ns, lb_status *status)
@@ -177,13 +129,9 @@ receive_reply(tcp_plane *tcp, uint64_t deadline_ns, lb_status *status)
 
 	for (;;)
 	{
-		ssize_t more = 0;
+		ssize_t more = lb_data_plane_socket_receive(&tcp->head, tcp->fd, next, (int) (end - next),
+													NULL, deadline_ns, status);
 
-		if (received == 0)
-			more = (ssize_t) look_for_answer(tcp, next, (int) (end - next));
-		if (more == 0)
-			more = lb_data_plane_socket_receive(&tcp->head, tcp->fd, next, (int) (end - next), NULL,
-												deadline_ns, status);
 		if (more < 0)
 			return false;
 		next += advance(next, (size_t) more);
