@@ -142,7 +142,7 @@ wait_for_ticket(NodeClient *client, uint64 ticket, uint64 deadline, lb_status *s
 }
 
 bool
-NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline, uint64 *elapsed_ns)
+NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline, uint64 *began_ns)
 {
 	NodeClient *client = client_for(node, deadline);
 	lb_read_target target = {.slot = *slot, .dest = dest};
@@ -162,7 +162,7 @@ NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline, u
 	if (ticket == 0 || !wait_for_ticket(client, ticket, deadline, &status))
 		return failed(node, client, &status, start);
 	client->retry_ms = 0;
-	*elapsed_ns = lb_now_ns() - start;
+	*began_ns = start;
 	return true;
 }
 

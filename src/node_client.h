@@ -15,12 +15,12 @@
 extern uint64 NodeClientDeadline(uint64 now);
 
 /*
- * Read one slot, which the caller has pinned, into dest. *elapsed_ns gets what the read itself took, without what connecting
- * took if that was necessary. False if the node is down, can't be connected to, failed, or if an interrupt is pending: go
+ * Read one slot, which the caller has pinned, into dest. *began_ns gets when the read itself began (lb_now_ns), which is after
+ * connecting if that was necessary. False if the node is down, can't be connected to, failed, or if an interrupt is pending: go
  * to storage.
  */
 extern bool NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline,
-						   uint64 *elapsed_ns);
+						   uint64 *began_ns);
 
 /*
  * Start reading slots ahead of time. Returns a ticket, 0 if that is not possible just now; *connection says which of this

@@ -106,12 +106,12 @@ try_kernel_cache(SMgrRelation reln, const lb_page_tag *tag, char *buffer)
 static FetchResult
 verify(const PagePin *pin, int node, const lb_slot_ref *slot, char *buffer, uint64 deadline)
 {
-	uint64 elapsed;
+	uint64 began;
 
 	if (lb_page_checksum(buffer) == pin->checksum && !LB_FAULT("read.damaged"))
 		return FETCHED_REMOTE;
 	StatsCount(STAT_CHECKSUM_FAILURES, 1);
-	if (!NodeClientRead(node, slot, buffer, deadline, &elapsed))
+	if (!NodeClientRead(node, slot, buffer, deadline, &began))
 		return NOT_FETCHED;
 	return lb_page_checksum(buffer) == pin->checksum ? FETCHED_REMOTE : FETCHED_DAMAGED;
 }
@@ -135,7 +135,8 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 	bool far = NodeClientIsFar(node);
 	uint64 start = lb_now_ns();
 	uint64 deadline = NodeClientDeadline(start);
-	uint64 elapsed = 0;
+	uint64 began = 0;
+	uint64 now;
 	bool read_ahead;
 	FetchResult result;
 
@@ -149,7 +150,7 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 			return result;
 	}
 	(void) LB_FAULT("read.before");
-	if (!read_ahead && !NodeClientRead(node, &slot, buffer, deadline, &elapsed))
+	if (!read_ahead && !NodeClientRead(node, &slot, buffer, deadline, &began))
 		return NOT_FETCHED;
 	result = verify(pin, node, &slot, buffer, deadline);
 	if (result != FETCHED_REMOTE)
@@ -157,8 +158,9 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 
 	if (read_ahead)
 		StatsCount(STAT_READ_AHEAD_HITS, 1);
-	StatsReadTime(TIER_REMOTE, lb_now_ns() - start);
-	NodeTableCountReads(node, 1, elapsed);
+	now = lb_now_ns();
+	StatsReadTime(TIER_REMOTE, now - start);
+	NodeTableCountReads(node, 1, read_ahead ? 0 : now - began);
 	return FETCHED_REMOTE;
 }
 
