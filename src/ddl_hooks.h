@@ -1,6 +1,6 @@
 /*
  * ddl_hooks.h
- *	  What PostgreSQL does to the files of whole databases without asking the storage manager; see BEHIND_SMGR.md.
+ *	  What PostgreSQL does to the files of whole databases without asking the storage manager. t/README.md lists them all.
  */
 #ifndef LEGOBASE_DDL_HOOKS_H
 #define LEGOBASE_DDL_HOOKS_H
