@@ -153,5 +153,7 @@ PlacementTakeSlot(void)
 	if (SlabTableActivePages() == 0)
 		return INVALID_ENTRY;
 	entry = take_free_slot();
-	return entry != INVALID_ENTRY ? entry : advance_clock();
+	if (entry == INVALID_ENTRY && !SlabTableGrowing())
+		entry = advance_clock();
+	return entry;
 }

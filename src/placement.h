@@ -16,7 +16,8 @@ extern int PlacementChooseNode(const uint32 *free_slots, int count, uint32 rando
 
 /*
  * Take a slot for a page: a free one, or else that of a page the clock gives up. Returns the reserved entry, or
- * INVALID_ENTRY when there is no remote memory, or the clock found nothing within its limit of steps. Never waits.
+ * INVALID_ENTRY when there is no remote memory, when more of it is on its way, or when the clock found nothing within its
+ * limit of steps. Never waits.
  */
 extern uint32 PlacementTakeSlot(void);
 

@@ -134,6 +134,7 @@ PoolSizeTick(NodeLink *links, int count, uint64 now)
 	uint32 shares[MAX_NODES];
 	uint32 unused = unused_slabs();
 	uint32 request = Max(PAGES_PER_REQUEST / SlabTablePages(), 1);
+	bool growing = false;
 
 	compute_shares(links, count, now, shares);
 	for (int i = 0; i < count; i++)
@@ -146,6 +147,8 @@ PoolSizeTick(NodeLink *links, int count, uint64 now)
 			shrink(i, has - shares[i]);
 		else if (has < shares[i] && unused > 0)
 			NodeLinkRequestSlabs(&links[i], Min(Min(shares[i] - has, unused), request));
+		growing = growing || links[i].slab_request_at != 0;
 	}
-	return return_drained(links);
+	SlabTableSetGrowing(growing);
+	return return_drained(links) || growing;
 }

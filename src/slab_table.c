@@ -37,6 +37,7 @@ typedef struct SlabTable
 	uint32 count;
 	uint32 pages; /* in each slab */
 	pg_atomic_uint32 active_pages;
+	pg_atomic_uint32 growing;
 	NodeSlots nodes[MAX_NODES];
 	Slab slabs[FLEXIBLE_ARRAY_MEMBER];
 } SlabTable;
@@ -63,6 +64,7 @@ SlabTableShmemInit(void)
 	table->count = settings_max_pages() / settings_slab_pages();
 	table->pages = settings_slab_pages();
 	pg_atomic_init_u32(&table->active_pages, 0);
+	pg_atomic_init_u32(&table->growing, 0);
 	for (int i = 0; i < MAX_NODES; i++)
 	{
 		pg_atomic_init_u32(&table->nodes[i].granted, 0);
@@ -217,6 +219,19 @@ uint32
 SlabTableActivePages(void)
 {
 	return pg_atomic_read_u32(&table->active_pages);
+}
+
+void
+SlabTableSetGrowing(bool growing)
+{
+	if (growing != SlabTableGrowing())
+		pg_atomic_write_u32(&table->growing, growing ? 1 : 0);
+}
+
+bool
+SlabTableGrowing(void)
+{
+	return pg_atomic_read_u32(&table->growing) != 0;
 }
 
 uint32

@@ -51,6 +51,10 @@ extern int SlabTableNodeOf(uint32 slab, uint32 *node_slab);
 /* Slots in all active slabs: 0 means that there is no remote memory just now. */
 extern uint32 SlabTableActivePages(void);
 
+/* Agent: is more memory on its way? While it is, nobody needs to give pages up for others. */
+extern void SlabTableSetGrowing(bool growing);
+extern bool SlabTableGrowing(void);
+
 /* Slots of a node: granted in active slabs, and free ones among them. Momentary figures. */
 extern uint32 SlabTableNodePages(int node);
 extern uint32 SlabTableNodeFree(int node);
