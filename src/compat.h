@@ -3,7 +3,8 @@
  *	  Every difference between PostgreSQL versions that the extension knows of. No other file tests PG_VERSION_NUM.
  *
  * The storage-manager table is private to smgr.c; its layout is written down here for each supported major version. A
- * new major version is added by describing its table, and checking against its source everything that t/README.md lists as going behind the storage manager.
+ * new major version is added by describing its table, and checking against its source everything that t/README.md lists
+ * as going behind the storage manager.
  */
 #ifndef LEGOBASE_COMPAT_H
 #define LEGOBASE_COMPAT_H

@@ -145,7 +145,8 @@ ok(!-e "$folder/node.sock", '... and removes its socket');
 		open(STDERR, '>>', "$folder/stderr") or die;
 		exec $node, '--listen', 'shm://./node.sock', '--memory', '16MB' or die;
 	}
-	sleep 0.1 while !-S "$folder/node.sock";
+	my $limit = time + 10;
+	sleep 0.1 while !-S "$folder/node.sock" && time < $limit;
 	is(wait_for($pid, 0.5), 'runs on', 'a closed standard output does no harm');
 	is(stop($pid, 'TERM'), 0, 'stopped');
 }

@@ -199,6 +199,21 @@ test_node_down(void **state)
 	assert_int_equal(evictions, 1);
 }
 
+/* While more memory is on its way a full pool gives no page up; afterwards it does. */
+static void
+test_growing(void **state)
+{
+	make_pool(1);
+	for (uint32 block = 0; block < SLAB_PAGES; block++)
+		store(PlacementTakeSlot(), block, 0);
+	SlabTableSetGrowing(true);
+	assert_int_equal(PlacementTakeSlot(), INVALID_ENTRY);
+	assert_int_equal(evictions, 0);
+	SlabTableSetGrowing(false);
+	assert_int_not_equal(PlacementTakeSlot(), INVALID_ENTRY);
+	assert_int_equal(evictions, 1);
+}
+
 /* A full pool gives up pages one by one, those that were not used again first. */
 static void
 test_least_used_first(void **state)
@@ -296,7 +311,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_choose_node),        TEST(test_even_filling),     TEST(test_no_memory),
 		TEST(test_node_down),          TEST(test_least_used_first), TEST(test_scan_resistance),
-		TEST(test_local_pages_spared), TEST(test_all_pinned),
+		TEST(test_local_pages_spared), TEST(test_all_pinned),       TEST(test_growing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
