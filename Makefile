@@ -11,7 +11,7 @@ EXTENSION = legobase
 DATA = sql/legobase--1.0.sql
 MODULE_big = legobase
 
-COMMON_NAMES = lb_status lb_page lb_uri lb_net lb_wire lb_stream lb_data_plane lb_data_plane_shm \
+COMMON_NAMES = lb_status lb_page lb_uri lb_net lb_wire lb_wire_flush lb_stream lb_data_plane lb_data_plane_shm \
 	lb_data_plane_socket lb_data_plane_tcp lb_fault lb_histogram
 SERVER_NAMES = buffer_agent comm_buffer ddl_hooks embedded_node instance kernel_cache legobase local_pool \
 	node_client node_link node_table page_directory page_fetch page_push placement pool_size read_ahead \

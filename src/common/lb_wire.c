@@ -1,9 +1,7 @@
 /*
  * lb_wire.c
  *	  Encoding and decoding of messages. docs/protocol.md has the same as tables of bytes.
- *
- * Both directions go through a cursor. A reading cursor that would leave the body is marked as failed and gives zeros
- * from then on, so that a decoder is a list of fields with one test at its end: all there, and nothing left over.
+ * (lb_wire_flush.c has the messages about storage and flushing.)
  */
 #include <assert.h>
 #include <string.h>
@@ -14,20 +12,28 @@
 #endif
 
 #include "lb_wire.h"
+#include "lb_wire_cursor.h"
 
 #define CHECKSUMMED_HEADER 24 /* bytes of the header before the checksum */
 
 /* Longest bodies. */
-#define HELLO_MAX (52 + LB_HOLDER_MAX)
-#define WELCOME_SIZE 46
+#define HELLO_MAX (60 + LB_HOLDER_MAX)
+#define WELCOME_SIZE 47
 #define COMM_REGION_SIZE 16
 #define SLAB_REQUEST_SIZE 8
 #define SLAB_LIST_MAX (4 + 4 * LB_SLABS_PER_FRAME)
-#define PUSH_MAX (4 + 48 * LB_BATCH_MAX)
+#define PUSH_MAX (4 + 49 * LB_BATCH_MAX)
 #define PUSH_ACK_MAX (4 + LB_BATCH_MAX)
 #define RELEASE_MAX (4 + 16 * LB_BATCH_MAX)
 #define READ_MAX (4 + 8 * LB_BATCH_MAX)
-#define NODE_FIGURES_SIZE 96
+#define NODE_FIGURES_SIZE 120
+#define STORAGE_MAX (1 + LB_VERSION_FOLDER_MAX)
+#define STORAGE_REPLY_MAX (2 + LB_NONCE_SIZE + LB_MESSAGE_MAX)
+#define CLEAN_MAX (4 + 28 * LB_BATCH_MAX)
+#define FENCE_SIZE 25
+#define FLUSH_STATE_MAX (41 + LB_MESSAGE_MAX)
+#define SLAB_KEEP_MAX LB_KEEP_BYTES_MAX
+#define STORAGE_LOAD_SIZE 8
 
 static const struct
 {
@@ -54,6 +60,15 @@ static const struct
 	[LB_PONG] = {"PONG", 0, 0, 0},
 	[LB_STATUS] = {"STATUS", 0, 0, 0},
 	[LB_STATUS_REPLY] = {"STATUS_REPLY", NODE_FIGURES_SIZE, 0, 0},
+	[LB_STORAGE] = {"STORAGE", STORAGE_MAX, 0, 0},
+	[LB_STORAGE_REPLY] = {"STORAGE_REPLY", STORAGE_REPLY_MAX, 0, 0},
+	[LB_FLUSH] = {"FLUSH", 0, 0, 0},
+	[LB_CLEAN] = {"CLEAN", CLEAN_MAX, 0, 0},
+	[LB_FENCE] = {"FENCE", FENCE_SIZE, 0, 0},
+	[LB_FENCED] = {"FENCED", 0, 0, 0},
+	[LB_FLUSH_STATE] = {"FLUSH_STATE", FLUSH_STATE_MAX, 0, 0},
+	[LB_SLAB_KEEP] = {"SLAB_KEEP", SLAB_KEEP_MAX, 0, 0},
+	[LB_STORAGE_LOAD] = {"STORAGE_LOAD", STORAGE_LOAD_SIZE, 0, 0},
 };
 
 _Static_assert(PUSH_MAX <= LB_BODY_MAX, "every body fits LB_BODY_MAX");
@@ -78,206 +93,6 @@ lb_wire_error_name(unsigned error)
 {
 	return error < sizeof(error_names) / sizeof(error_names[0]) ? error_names[error]
 																: "unknown error";
-}
-
-/* Writing. */
-
-typedef struct writer
-{
-	uint8_t *start;
-	uint8_t *at;
-} writer;
-
-static inline writer
-write_to(uint8_t *out)
-{
-	return (writer){out, out};
-}
-
-static inline size_t
-written(const writer *w)
-{
-	return (size_t) (w->at - w->start);
-}
-
-static inline void
-put_bytes(writer *w, const void *bytes, size_t length)
-{
-	memcpy(w->at, bytes, length);
-	w->at += length;
-}
-
-static inline void
-put_u8(writer *w, uint8_t value)
-{
-	*w->at++ = value;
-}
-
-static inline void
-put_u16(writer *w, uint16_t value)
-{
-	put_u8(w, (uint8_t) value);
-	put_u8(w, (uint8_t) (value >> 8));
-}
-
-static inline void
-put_u32(writer *w, uint32_t value)
-{
-	put_u16(w, (uint16_t) value);
-	put_u16(w, (uint16_t) (value >> 16));
-}
-
-static inline void
-put_u64(writer *w, uint64_t value)
-{
-	put_u32(w, (uint32_t) value);
-	put_u32(w, (uint32_t) (value >> 32));
-}
-
-/* May this byte stand in a text that ends up in a log line or on a terminal? */
-static inline bool
-is_printable(uint8_t byte)
-{
-	return byte >= ' ' && byte != 0x7f;
-}
-
-/* A length byte and the text, cut at max bytes; control characters, which the decoder refuses, become '?'. */
-static void
-put_text(writer *w, const char *text, size_t max)
-{
-	size_t length = strnlen(text, max);
-
-	put_u8(w, (uint8_t) length);
-	for (size_t i = 0; i < length; i++)
-		put_u8(w, is_printable((uint8_t) text[i]) ? (uint8_t) text[i] : '?');
-}
-
-static void
-put_slot(writer *w, const lb_slot_ref *slot)
-{
-	put_u32(w, slot->slab);
-	put_u32(w, slot->page);
-}
-
-/* Reading. */
-
-typedef struct reader
-{
-	const uint8_t *at;
-	size_t left;
-	bool failed;
-} reader;
-
-static inline reader
-read_from(const uint8_t *in, size_t length)
-{
-	return (reader){in, length, false};
-}
-
-/* The next bytes, or null beyond the end. */
-static inline const uint8_t *
-take(reader *r, size_t length)
-{
-	const uint8_t *bytes = r->at;
-
-	if (r->failed || length > r->left)
-	{
-		r->failed = true;
-		return NULL;
-	}
-	r->at += length;
-	r->left -= length;
-	return bytes;
-}
-
-static inline uint8_t
-get_u8(reader *r)
-{
-	const uint8_t *bytes = take(r, 1);
-
-	return bytes ? bytes[0] : 0;
-}
-
-static inline uint16_t
-get_u16(reader *r)
-{
-	const uint8_t *bytes = take(r, 2);
-
-	return bytes ? (uint16_t) (bytes[0] | bytes[1] << 8) : 0;
-}
-
-static inline uint32_t
-get_u32(reader *r)
-{
-	uint32_t low = get_u16(r);
-
-	return low | (uint32_t) get_u16(r) << 16;
-}
-
-static inline uint64_t
-get_u64(reader *r)
-{
-	uint64_t low = get_u32(r);
-
-	return low | (uint64_t) get_u32(r) << 32;
-}
-
-static void
-get_bytes(reader *r, void *bytes, size_t length)
-{
-	const uint8_t *found = take(r, length);
-
-	if (found)
-		memcpy(bytes, found, length);
-	else
-		memset(bytes, 0, length);
-}
-
-/* Into a buffer of max + 1 bytes. */
-static void
-get_text(reader *r, char *text, size_t max)
-{
-	size_t length = get_u8(r);
-	const uint8_t *found = length <= max ? take(r, length) : NULL;
-
-	text[0] = '\0';
-	if (found == NULL)
-	{
-		r->failed = true;
-		return;
-	}
-	for (size_t i = 0; i < length; i++)
-		if (!is_printable(found[i]))
-			r->failed = true;
-	memcpy(text, found, length);
-	text[length] = '\0';
-}
-
-/* The number of items that follow, min to max; 0 and a failure otherwise, so that a loop over it is always safe. */
-static uint32_t
-get_count(reader *r, uint32_t min, uint32_t max)
-{
-	uint32_t count = get_u32(r);
-
-	if (count < min || count > max)
-	{
-		r->failed = true;
-		return 0;
-	}
-	return count;
-}
-
-static void
-get_slot(reader *r, lb_slot_ref *slot)
-{
-	slot->slab = get_u32(r);
-	slot->page = get_u32(r);
-}
-
-static inline bool
-read_all(const reader *r)
-{
-	return !r->failed && r->left == 0;
 }
 
 /* Frames. */
@@ -354,6 +169,7 @@ lb_encode_hello(uint8_t *out, const lb_hello *hello)
 	put_bytes(&w, hello->uuid, LB_UUID_SIZE);
 	put_u64(&w, hello->epoch);
 	put_u64(&w, hello->token);
+	put_u64(&w, hello->resume);
 	put_text(&w, hello->holder, LB_HOLDER_MAX);
 	return written(&w);
 }
@@ -362,22 +178,20 @@ bool
 lb_decode_hello(const uint8_t *in, size_t length, lb_hello *hello)
 {
 	reader r = read_from(in, length);
-	uint8_t take_over;
 
 	hello->version_min = get_u16(&r);
 	hello->version_max = get_u16(&r);
 	hello->role = get_u16(&r);
-	take_over = get_u8(&r);
-	hello->take_over = take_over == 1;
+	hello->take_over = get_flag(&r);
 	hello->page_size = get_u32(&r);
 	hello->system_identifier = get_u64(&r);
 	get_bytes(&r, hello->uuid, LB_UUID_SIZE);
 	hello->epoch = get_u64(&r);
 	hello->token = get_u64(&r);
+	hello->resume = get_u64(&r);
 	get_text(&r, hello->holder, LB_HOLDER_MAX);
-	return read_all(&r) && take_over <= 1 && hello->version_min >= 1 &&
-		   hello->version_min <= hello->version_max && hello->role >= LB_ROLE_AGENT &&
-		   hello->role <= LB_ROLE_MONITOR;
+	return read_all(&r) && hello->version_min >= 1 && hello->version_min <= hello->version_max &&
+		   hello->role >= LB_ROLE_AGENT && hello->role <= LB_ROLE_MONITOR;
 }
 
 size_t
@@ -392,6 +206,7 @@ lb_encode_welcome(uint8_t *out, const lb_welcome *welcome)
 	put_u64(&w, welcome->capacity_pages);
 	put_u64(&w, welcome->free_pages);
 	put_u32(&w, welcome->timeout_ms);
+	put_u8(&w, welcome->resumed);
 	return written(&w);
 }
 
@@ -407,6 +222,7 @@ lb_decode_welcome(const uint8_t *in, size_t length, lb_welcome *welcome)
 	welcome->capacity_pages = get_u64(&r);
 	welcome->free_pages = get_u64(&r);
 	welcome->timeout_ms = get_u32(&r);
+	welcome->resumed = get_flag(&r);
 	return read_all(&r);
 }
 
@@ -512,14 +328,11 @@ lb_encode_push(uint8_t *out, const lb_push_batch *batch)
 
 		put_u32(&w, push->slab);
 		put_u32(&w, push->page);
-		put_u32(&w, push->tag.tablespace);
-		put_u32(&w, push->tag.database);
-		put_u32(&w, push->tag.relation);
-		put_u32(&w, push->tag.fork);
-		put_u32(&w, push->tag.block);
+		put_tag(&w, &push->tag);
 		put_u64(&w, push->version);
 		put_u64(&w, push->checksum);
 		put_u32(&w, push->buffer);
+		put_u8(&w, push->dirty);
 	}
 	return written(&w);
 }
@@ -536,14 +349,11 @@ lb_decode_push(const uint8_t *in, size_t length, lb_push_batch *batch)
 
 		push->slab = get_u32(&r);
 		push->page = get_u32(&r);
-		push->tag.tablespace = get_u32(&r);
-		push->tag.database = get_u32(&r);
-		push->tag.relation = get_u32(&r);
-		push->tag.fork = get_u32(&r);
-		push->tag.block = get_u32(&r);
+		get_tag(&r, &push->tag);
 		push->version = get_u64(&r);
 		push->checksum = get_u64(&r);
 		push->buffer = get_u32(&r);
+		push->dirty = get_flag(&r);
 	}
 	return read_all(&r);
 }
@@ -567,7 +377,7 @@ lb_decode_push_ack(const uint8_t *in, size_t length, lb_push_ack *ack)
 	ack->count = get_count(&r, 1, LB_BATCH_MAX);
 	get_bytes(&r, ack->results, ack->count);
 	for (uint32_t i = 0; i < ack->count; i++)
-		if (ack->results[i] > LB_PUSH_NO_SLOT)
+		if (ack->results[i] >= LB_PUSH_RESULTS)
 			return false;
 	return read_all(&r);
 }
@@ -679,6 +489,9 @@ lb_encode_node_figures(uint8_t *out, const lb_node_figures *figures)
 	put_u64(&w, figures->rejected_pushes);
 	put_u64(&w, figures->refused_sessions);
 	put_u64(&w, figures->malformed_frames);
+	put_u64(&w, figures->dirty_pages);
+	put_u64(&w, figures->flushed_pages);
+	put_u64(&w, figures->flush_failures);
 	return written(&w);
 }
 
@@ -700,5 +513,8 @@ lb_decode_node_figures(const uint8_t *in, size_t length, lb_node_figures *figure
 	figures->rejected_pushes = get_u64(&r);
 	figures->refused_sessions = get_u64(&r);
 	figures->malformed_frames = get_u64(&r);
+	figures->dirty_pages = get_u64(&r);
+	figures->flushed_pages = get_u64(&r);
+	figures->flush_failures = get_u64(&r);
 	return read_all(&r);
 }

@@ -23,7 +23,7 @@
 #include "lb_page.h"
 
 #define LB_WIRE_MAGIC UINT32_C(0x3142474c) /* "LGB1" as bytes on the wire */
-#define LB_PROTOCOL_VERSION 1
+#define LB_PROTOCOL_VERSION 2
 
 #define LB_HEADER_SIZE 32
 #define LB_BODY_MAX 16384 /* bytes */
@@ -34,6 +34,10 @@
 #define LB_MESSAGE_MAX 250 /* bytes of an ERROR's message */
 #define LB_ERROR_BODY_MAX (11 + LB_MESSAGE_MAX)
 #define LB_SLABS_PER_FRAME 64
+#define LB_NONCE_SIZE 16
+#define LB_VERSION_FOLDER_MAX 64 /* bytes of the name of a version's folder in a tablespace */
+#define LB_KEEP_BYTES_MAX 4096   /* of the bit map of slabs: LB_SLAB_NUMBERS_MAX bits */
+#define LB_SLAB_NUMBERS_MAX (8 * LB_KEEP_BYTES_MAX)
 
 /* Slab sizes that a compute node may ask for, in pages; powers of two (2 MB to 1 GB). */
 #define LB_SLAB_PAGES_MIN 256
@@ -58,7 +62,16 @@ typedef enum lb_frame_type
 	LB_PING = 15,        /* any role */
 	LB_PONG = 16,        /* answer */
 	LB_STATUS = 17,      /* monitor: the node's figures */
-	LB_STATUS_REPLY = 18, /* answer */
+	LB_STATUS_REPLY = 18,  /* answer */
+	LB_STORAGE = 19,       /* agent: can you see my data directory? */
+	LB_STORAGE_REPLY = 20, /* answer: the nonce that is in it, or why not */
+	LB_FLUSH = 21,         /* agent: write everything that is dirty, now; no answer */
+	LB_CLEAN = 22,         /* node: these pages are durable in their files */
+	LB_FENCE = 23,         /* agent: nothing of these pages may go to storage any more */
+	LB_FENCED = 24,        /* answer: nothing is under way, and nothing will be */
+	LB_FLUSH_STATE = 25,   /* node: how flushing gets on, or why it does not */
+	LB_SLAB_KEEP = 26, /* agent, after resuming: I know these slabs, free the others; no answer */
+	LB_STORAGE_LOAD = 27, /* agent: how long reads from storage take just now; no answer */
 	LB_FRAME_TYPES        /* one more than the last */
 } lb_frame_type;
 
@@ -107,6 +120,8 @@ typedef struct lb_hello
 	uint8_t uuid[LB_UUID_SIZE]; /* the instance's */
 	uint64_t epoch;
 	uint64_t token; /* backend: the one its agent's WELCOME had; agent: of its last WELCOME, or 0 */
+	uint64_t
+		resume; /* agent: the incarnation whose memory it wants to go on with; 0: begin empty */
 	char holder[LB_HOLDER_MAX +
 				1]; /* agent: who it is, for people: "host:port, process N, /data/directory" */
 } lb_hello;
@@ -121,6 +136,7 @@ typedef struct lb_welcome
 	uint64_t free_pages;     /* what it could be granted now */
 	uint32_t
 		timeout_ms; /* how long the node keeps a tenant's memory after its agent's connection ended */
+	bool resumed;   /* agent: all memory of the former connection is there, as it was */
 } lb_welcome;
 
 typedef struct lb_error
@@ -160,6 +176,7 @@ typedef struct lb_push
 	uint64_t version;
 	uint64_t checksum;
 	uint32_t buffer;
+	bool dirty; /* the file does not have it: the node has to write it there */
 } lb_push;
 
 typedef struct lb_push_batch
@@ -173,8 +190,11 @@ typedef enum lb_push_result
 {
 	LB_PUSH_PUBLISHED = 0,
 	LB_PUSH_BAD_CHECKSUM = 1, /* what was pulled is not what was announced; the slot is empty */
-	LB_PUSH_OLD_VERSION = 2,  /* the slot holds this page in a newer version, which stays (R9) */
-	LB_PUSH_NO_SLOT = 3       /* no such slot */
+	LB_PUSH_OLD_VERSION =
+		2, /* the node has this page in the same or a newer version, which stays (R9) */
+	LB_PUSH_NO_SLOT = 3,    /* no such slot */
+	LB_PUSH_NO_STORAGE = 4, /* it is dirty, and the node has not seen the data directory */
+	LB_PUSH_RESULTS         /* one more than the last */
 } lb_push_result;
 
 typedef struct lb_push_ack
@@ -217,7 +237,68 @@ typedef struct lb_node_figures /* STATUS_REPLY */
 	uint64_t rejected_pushes; /* bad checksum, old version, no slot */
 	uint64_t refused_sessions;
 	uint64_t malformed_frames;
+	uint64_t dirty_pages;    /* waiting to be flushed */
+	uint64_t flushed_pages;  /* made durable */
+	uint64_t flush_failures; /* rounds of flushing that failed */
 } lb_node_figures;
+
+/*
+ * STORAGE: the name of the folder that this version of the server has in each tablespace (TABLESPACE_VERSION_DIRECTORY):
+ * one path component of letters, digits, '_', '-' and '.', not beginning with '.'.
+ */
+typedef struct lb_storage
+{
+	char version_folder[LB_VERSION_FOLDER_MAX + 1];
+} lb_storage;
+
+typedef struct lb_storage_reply
+{
+	bool found;
+	uint8_t nonce[LB_NONCE_SIZE];     /* as it stands in the data directory; zero if not found */
+	char message[LB_MESSAGE_MAX + 1]; /* the path, as the node sees it; or why not */
+} lb_storage_reply;
+
+typedef struct lb_clean /* CLEAN: these versions, or newer ones, are durable */
+{
+	uint32_t count;
+	lb_page_tag tags[LB_BATCH_MAX];
+	uint64_t versions[LB_BATCH_MAX];
+} lb_clean;
+
+/* FENCE: which pages. Fields that are not compared hold whatever. */
+typedef struct lb_fence
+{
+	bool by_tablespace;
+	bool by_database;
+	bool by_relation;
+	bool by_fork;     /* and by block: from.block up to, but not including, end */
+	lb_page_tag from; /* block: the first one, with by_fork */
+	uint32_t end;     /* UINT32_MAX: no end */
+} lb_fence;
+
+/* FLUSH_STATE: sent each second while it changes, after a failure, and after the first success since. */
+typedef struct lb_flush_state
+{
+	uint64_t dirty_pages;           /* this instance's, waiting */
+	uint64_t flushed_pages;         /* this instance's, made durable since the node knows it */
+	uint64_t write_calls;           /* that took (neighbours are joined) */
+	uint64_t failures;              /* rounds that failed */
+	uint64_t syncs;                 /* files synced */
+	char error[LB_MESSAGE_MAX + 1]; /* of the last round; empty if it succeeded */
+} lb_flush_state;
+
+/* SLAB_KEEP: bit n % 8 of byte n / 8 is set if slab n is known. */
+typedef struct lb_slab_keep
+{
+	uint32_t bytes;
+	uint8_t bits[LB_KEEP_BYTES_MAX];
+} lb_slab_keep;
+
+typedef struct lb_storage_load
+{
+	uint32_t reads;   /* from storage since the last one */
+	uint32_t read_us; /* their average, in microseconds */
+} lb_storage_load;
 
 /*
  * Frames. encode_header computes the checksum over header and body and writes LB_HEADER_SIZE bytes. decode_header checks
@@ -243,8 +324,16 @@ extern size_t lb_encode_release(uint8_t *out, const lb_release_batch *batch);
 extern size_t lb_encode_slab_number(uint8_t *out, uint32_t slab); /* SLAB_MAP, SLAB_MAPPED */
 extern size_t lb_encode_count(uint8_t *out, uint32_t count);      /* READ_REPLY */
 extern size_t lb_encode_node_figures(uint8_t *out, const lb_node_figures *figures);
+extern size_t lb_encode_storage(uint8_t *out, const lb_storage *storage);
+extern size_t lb_encode_storage_reply(uint8_t *out, const lb_storage_reply *reply);
+extern size_t lb_encode_clean(uint8_t *out, const lb_clean *clean);
+extern size_t lb_encode_fence(uint8_t *out, const lb_fence *fence);
+extern size_t lb_encode_flush_state(uint8_t *out, const lb_flush_state *state);
+extern size_t lb_encode_slab_keep(uint8_t *out, const lb_slab_keep *keep);
+extern size_t lb_encode_storage_load(uint8_t *out, const lb_storage_load *load);
 
-/* Decoders: false for anything that is not exactly one well-formed body. PING, PONG and STATUS have an empty one. */
+/* Decoders: false for anything that is not exactly one well-formed body. PING, PONG, STATUS, FLUSH and
+ * FENCED have an empty one. */
 extern bool lb_decode_hello(const uint8_t *in, size_t length, lb_hello *hello);
 extern bool lb_decode_welcome(const uint8_t *in, size_t length, lb_welcome *welcome);
 extern bool lb_decode_error(const uint8_t *in, size_t length, lb_error *error);
@@ -258,6 +347,13 @@ extern bool lb_decode_release(const uint8_t *in, size_t length, lb_release_batch
 extern bool lb_decode_slab_number(const uint8_t *in, size_t length, uint32_t *slab);
 extern bool lb_decode_count(const uint8_t *in, size_t length, uint32_t *count);
 extern bool lb_decode_node_figures(const uint8_t *in, size_t length, lb_node_figures *figures);
+extern bool lb_decode_storage(const uint8_t *in, size_t length, lb_storage *storage);
+extern bool lb_decode_storage_reply(const uint8_t *in, size_t length, lb_storage_reply *reply);
+extern bool lb_decode_clean(const uint8_t *in, size_t length, lb_clean *clean);
+extern bool lb_decode_fence(const uint8_t *in, size_t length, lb_fence *fence);
+extern bool lb_decode_flush_state(const uint8_t *in, size_t length, lb_flush_state *state);
+extern bool lb_decode_slab_keep(const uint8_t *in, size_t length, lb_slab_keep *keep);
+extern bool lb_decode_storage_load(const uint8_t *in, size_t length, lb_storage_load *load);
 
 /* For people: "PUSH", "epoch"; never null. */
 extern const char *lb_frame_type_name(unsigned type);
