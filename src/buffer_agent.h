@@ -13,6 +13,14 @@
 /* Register the worker. From _PG_init, in the postmaster. */
 extern void BufferAgentRegister(void);
 
+/*
+ * A process waits for something that the agent does (a free comm buffer, a fence, pages becoming clean): give it a hand if it is not
+ * there any more. At shutdown background workers end before the checkpointer: then the checkpointer becomes the agent, and each
+ * call does what there is to do and waits at most wait_ms for more. Everywhere else, and while there is an agent, it sleeps for
+ * wait_ms at most. Raises no ERROR in a critical section.
+ */
+extern void BufferAgentAssist(int wait_ms);
+
 extern PGDLLEXPORT void BufferAgentMain(Datum arg);
 
 #endif /* LEGOBASE_BUFFER_AGENT_H */

@@ -58,6 +58,7 @@ typedef struct PagePin
 	uint32 comm_buffer; /* retained; INVALID_COMM_BUFFER when the page is in its slot */
 	uint64 version;
 	uint64 checksum;
+	bool dirty; /* the file has something older: never read it instead (rule R4) */
 } PagePin;
 
 /* What a page's changes looked like when a read began; see PageDirectoryStamp. */
@@ -117,6 +118,13 @@ extern uint64 PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 che
 								uint32 comm_buffer, const PageStamp *stamp, uint32 usage);
 
 /*
+ * The same for a page that is written back: it becomes dirty. Refused, with nothing changed, if the slab is being given up or the old
+ * version is dirty on another node; then the entry is free again.
+ */
+extern uint64 PageDirectoryLinkDirty(uint32 entry, const lb_page_tag *tag, uint64 checksum,
+									 uint32 comm_buffer, uint32 usage);
+
+/*
  * The push of an entry has ended; called once for each linked entry, by the agent. published: the page is in its slot.
  * Otherwise it is forgotten, if it is still linked. The caller releases the comm buffer afterwards.
  */
@@ -132,6 +140,42 @@ extern void PageDirectoryUnreserve(uint32 entry);
  * counted down by one.
  */
 extern bool PageDirectoryTryEvict(uint32 entry, bool (*still_wanted)(const lb_page_tag *tag));
+
+/*
+ * Dirty pages: their newest version is in remote memory, or on its way there, and not in the file. docs/write_back.md has the
+ * rules. Forgetting such a page loses it, unless a fence goes with it: callers of the functions that forget see to that.
+ */
+
+/* The node that has the page's dirty version, or will have it; -1 if the page is not dirty or not remote. Shared lock. */
+extern int PageDirectoryDirtyNode(const lb_page_tag *tag);
+
+/* Agent: this version of the page is durable in its file. See docs/write_back.md, section 5, for what a newer one gains. */
+extern void PageDirectoryClean(const lb_page_tag *tag, uint64 version);
+
+/* Dirty pages: all, those of a node, those whose slots are in entries [from, to). Momentary figures; the last one counts. */
+extern uint32 PageDirectoryDirty(void);
+extern uint32 PageDirectoryDirtyOfNode(int node);
+extern uint32 PageDirectoryDirtyInRange(uint32 from, uint32 to);
+
+/* False: surely no page of this relation (any fork) is dirty. */
+extern bool PageDirectoryMayHoldDirty(const lb_page_tag *tag);
+
+/*
+ * The generations of a checkpoint. OlderDirty: entries of the older generation that are dirty. Flip, when that is 0: the present generation
+ * becomes the older one. Only the checkpointer flips.
+ */
+extern uint32 PageDirectoryOlderDirty(void);
+extern void PageDirectoryFlip(void);
+
+/* The version that the next page will get: every version linked so far is below it. */
+extern uint64 PageDirectoryNextVersion(void);
+
+/* Dirty pages that are linked in a version below this one: for a drain without a checkpoint. Looks at all entries. */
+extern uint32 PageDirectoryDirtyBelow(uint64 version);
+
+/* Agent: is the entry, whose push is under way, still linked? And is it dirty? */
+extern bool PageDirectoryIsLinked(uint32 entry);
+extern bool PageDirectoryIsDirty(uint32 entry);
 
 /* Which pages are meant. Unused fields hold whatever: the flags say what is compared. */
 typedef struct PageSelection
@@ -152,7 +196,7 @@ typedef struct PageSelection
  */
 extern uint64 PageDirectoryForgetSelected(const PageSelection *selection);
 
-/* Forget all pages in entries [from, to): a slab that is being given up. */
+/* Forget all clean pages in entries [from, to): a slab that is being given up. Dirty ones stay until they are clean. */
 extern uint64 PageDirectoryForgetRange(uint32 from, uint32 to);
 
 /* For the view: a consistent copy of one entry. False if it is not linked. */
@@ -163,6 +207,7 @@ typedef struct PageDirectoryRow
 	uint32 usage;
 	uint32 pins;
 	bool in_flight;
+	bool dirty;
 } PageDirectoryRow;
 
 extern bool PageDirectoryGetRow(uint32 entry, PageDirectoryRow *row);

@@ -1,0 +1,54 @@
+/*
+ * write_back.h
+ *	  May pages be written back just now? What all processes of the server know about it. docs/write_back.md has the whole.
+ *
+ * A node is *proven* when it has shown that it sees this data directory. The agent sets that; it lasts until the node is lost.
+ */
+#ifndef LEGOBASE_WRITE_BACK_H
+#define LEGOBASE_WRITE_BACK_H
+
+#include "storage/relfilenode.h"
+#include "storage/smgr.h"
+
+#include "lb_wire.h"
+
+extern Size WriteBackShmemSize(void);
+extern void WriteBackShmemInit(void);
+
+/*
+ * Could this server write back at all, if a node were proven? write_mode is not writethrough, fsync was on at server
+ * start, wal_level is not minimal. *reason, if not null: why not, for people.
+ */
+extern bool WriteBackPossible(const char **reason);
+
+/* Is there a node that dirty pages can go to? Possible, a proven node, the checkpointer's request registered. One read. */
+extern bool WriteBackActive(void);
+
+/* Has this node proved its storage, and is it active? */
+extern bool WriteBackNode(int node);
+
+/* Agent. Proven: the sync request must have been registered before (CheckpointSyncRegister). */
+extern void WriteBackSetNode(int node, bool proven);
+
+/* Was fsync on when the server started? It can't be turned off later (settings.c). */
+extern bool WriteBackFsyncAtStart(void);
+
+/* Agent: what a node said last of its flushing; any process: read it. Consistent copies. */
+typedef struct FlushProgress
+{
+	lb_flush_state state;    /* error: empty if the last round succeeded */
+	uint64 error_number;     /* counts the rounds that failed, of this node, since server start */
+	double pages_per_second; /* made durable, as a moving average; 0: nothing known */
+} FlushProgress;
+
+extern void WriteBackNoteFlushState(int node, const lb_flush_state *state);
+extern void WriteBackGetFlushProgress(int node, FlushProgress *progress);
+
+/* Any process: ask the agent to have everything flushed; it asks again now and then while WriteBackFlushWanted(). */
+extern void WriteBackRequestFlush(void);
+
+/* Agent: somebody waits for dirty pages to become clean. Set by WriteBackRequestFlush, cleared by the agent when nothing is dirty. */
+extern bool WriteBackFlushWanted(void);
+extern void WriteBackFlushDone(void);
+
+#endif /* LEGOBASE_WRITE_BACK_H */
