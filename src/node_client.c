@@ -31,12 +31,20 @@ typedef struct NodeClient
 static NodeClient clients[MAX_NODES];
 static uint32 unmap_counter;
 
+static bool patient = false;
+
+void
+NodeClientBePatient(bool be_patient)
+{
+	patient = be_patient;
+}
+
 /* Asked by waits: is an interrupt pending that CHECK_FOR_INTERRUPTS() would serve? */
 static bool
 interrupt_pending(void *arg)
 {
-	return InterruptPending && InterruptHoldoffCount == 0 && QueryCancelHoldoffCount == 0 &&
-		   CritSectionCount == 0;
+	return !patient && InterruptPending && InterruptHoldoffCount == 0 &&
+		   QueryCancelHoldoffCount == 0 && CritSectionCount == 0;
 }
 
 uint64
@@ -87,7 +95,7 @@ connect_node(int node, NodeClient *client, uint64 deadline)
 
 	if (CritSectionCount > 0 || !NodeTableSession(node, &session))
 		return false;
-	if (session.session == client->session && began < client->not_before)
+	if (session.session == client->session && began < client->not_before && !patient)
 		return false;
 	client->session = session.session;
 	if (!AcquireExternalFD())

@@ -23,6 +23,12 @@ extern bool NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64
 						   uint64 *began_ns);
 
 /*
+ * What is read from now on can't be read elsewhere: waits do not end for interrupts, and a node that has failed is tried again at
+ * once. (The page is dirty.) Deadlines hold as ever.
+ */
+extern void NodeClientBePatient(bool patient);
+
+/*
  * Start reading slots ahead of time. Returns a ticket, 0 if that is not possible just now; *connection says which of this
  * process's connections to the node it belongs to. The slots need no pins: what arrives must be verified against the
  * directory. Destinations must stay valid until NodeClientWait has returned.

@@ -12,24 +12,8 @@
 #include "storage/shmem.h"
 
 #include "comm_buffer.h"
-#include "page_directory.h"
+#include "page_directory_internal.h"
 #include "settings.h"
-#include "slab_table.h"
-
-/*
- * An entry's state: references in the low bits, then how recently it was used, then flags. One word, so that a reader can
- * pin an entry and count its use with one compare-and-swap.
- */
-#define REF_ONE UINT32_C(1)
-#define REF_MASK UINT32_C(0x000fffff)
-#define USAGE_ONE UINT32_C(0x00100000)
-#define USAGE_MASK UINT32_C(0x00300000)
-#define LINKED UINT32_C(0x00400000)     /* found through the hash table */
-#define IN_FLIGHT UINT32_C(0x00800000)  /* the push has not ended */
-#define NODE_HOLDS UINT32_C(0x01000000) /* the memory node holds something in the slot */
-
-#define REFS(state) ((state) &REF_MASK)
-#define USAGE(state) (((state) &USAGE_MASK) / USAGE_ONE)
 
 /*
  * Linked pages, counted by a hash of their relation fork: a drop of something that has none in remote memory, the common
@@ -38,26 +22,15 @@
 #define RELATION_COUNTERS_MIN 1024
 #define RELATION_COUNTERS_MAX 65536
 
-typedef struct PageDirectory
-{
-	uint32 entries;
-	uint32 buckets; /* a power of two, at least DIRECTORY_PARTITIONS */
-	pg_atomic_uint32 used;
-	pg_atomic_uint64 next_version;
-	pg_atomic_uint32 everything; /* changes of many pages at once; see PageStamp */
-	pg_atomic_uint32 changes[DIRECTORY_PARTITIONS];
-	uint32 relation_counters; /* a power of two */
-} PageDirectory;
-
 StaticAssertDecl(sizeof(PageDirectoryEntry) == 48, "the directory is sized for 48 bytes an entry");
 StaticAssertDecl(LB_PAGE_SIZE == BLCKSZ,
 				 "legobase serves servers with the default block size only");
 
-static PageDirectory *directory;
-static uint32 *bucket_heads;
-static pg_atomic_uint32 *relation_pages;
-static PageDirectoryEntry *entries;
-static LWLockPadded *locks;
+PageDirectory *page_directory;
+uint32 *page_bucket_heads;
+pg_atomic_uint32 *page_relation_counters;
+PageDirectoryEntry *page_entries;
+LWLockPadded *page_locks;
 
 /* Between two thirds and four thirds of the entries */
 static uint32
@@ -97,7 +70,8 @@ PageDirectoryShmemSize(void)
 	uint32 n = settings_max_pages();
 	Size size = add_size(header_size(), add_size(buckets_size(n), relation_counters_size(n)));
 
-	return add_size(size, mul_size(sizeof(PageDirectoryEntry), n));
+	return add_size(add_size(size, page_dirty_shmem_size()),
+					mul_size(sizeof(PageDirectoryEntry), n));
 }
 
 void
@@ -107,104 +81,56 @@ PageDirectoryShmemInit(void)
 	bool found;
 	char *memory;
 
-	memory = ShmemInitStruct("legobase page directory", PageDirectoryShmemSize(), &found);
-	directory = (PageDirectory *) memory;
+	page_dirty_shmem_init();
+	memory = ShmemInitStruct("legobase page directory",
+							 PageDirectoryShmemSize() - page_dirty_shmem_size(), &found);
+	page_directory = (PageDirectory *) memory;
 	memory += header_size();
-	bucket_heads = (uint32 *) memory;
+	page_bucket_heads = (uint32 *) memory;
 	memory += buckets_size(n);
-	relation_pages = (pg_atomic_uint32 *) memory;
+	page_relation_counters = (pg_atomic_uint32 *) memory;
 	memory += relation_counters_size(n);
-	entries = (PageDirectoryEntry *) memory;
-	locks = GetNamedLWLockTranche(DIRECTORY_LOCKS);
+	page_entries = (PageDirectoryEntry *) memory;
+	page_locks = GetNamedLWLockTranche(DIRECTORY_LOCKS);
 	if (found)
 		return;
 
-	directory->entries = n;
-	directory->buckets = bucket_count(n);
-	pg_atomic_init_u32(&directory->used, 0);
-	pg_atomic_init_u64(&directory->next_version, 1);
-	pg_atomic_init_u32(&directory->everything, 0);
+	page_directory->entries = n;
+	page_directory->buckets = bucket_count(n);
+	pg_atomic_init_u32(&page_directory->used, 0);
+	pg_atomic_init_u64(&page_directory->next_version, 1);
+	pg_atomic_init_u32(&page_directory->everything, 0);
 	for (int i = 0; i < DIRECTORY_PARTITIONS; i++)
-		pg_atomic_init_u32(&directory->changes[i], 0);
-	directory->relation_counters = relation_counter_count(n);
-	for (uint32 i = 0; i < directory->relation_counters; i++)
-		pg_atomic_init_u32(&relation_pages[i], 0);
-	memset(bucket_heads, 0xff, sizeof(uint32) * directory->buckets);
+		pg_atomic_init_u32(&page_directory->changes[i], 0);
+	page_directory->relation_counters = relation_counter_count(n);
+	for (uint32 i = 0; i < page_directory->relation_counters; i++)
+		pg_atomic_init_u32(&page_relation_counters[i], 0);
+	memset(page_bucket_heads, 0xff, sizeof(uint32) * page_directory->buckets);
 	for (uint32 i = 0; i < n; i++)
 	{
-		memset(&entries[i], 0, sizeof(PageDirectoryEntry));
-		pg_atomic_init_u32(&entries[i].state, 0);
-		entries[i].next = INVALID_ENTRY;
-		entries[i].comm_buffer = INVALID_COMM_BUFFER;
+		memset(&page_entries[i], 0, sizeof(PageDirectoryEntry));
+		pg_atomic_init_u32(&page_entries[i].state, 0);
+		page_entries[i].next = INVALID_ENTRY;
+		page_entries[i].comm_buffer = INVALID_COMM_BUFFER;
 	}
 }
 
 PageDirectoryEntry *
 PageDirectoryEntryAt(uint32 entry)
 {
-	return &entries[entry];
+	return &page_entries[entry];
+}
+
+uint64
+PageDirectoryNextVersion(void)
+{
+	return pg_atomic_read_u64(&page_directory->next_version);
 }
 
 uint32
 PageDirectoryUsed(void)
 {
-	return pg_atomic_read_u32(&directory->used);
-}
-
-/* Where a page's chain is. */
-typedef struct Bucket
-{
-	uint32 *head;
-	uint32 partition;
-	LWLock *lock;
-} Bucket;
-
-static inline Bucket
-bucket_of(const lb_page_tag *tag)
-{
-	uint32 number = (uint32) lb_page_tag_hash(tag) & (directory->buckets - 1);
-	Bucket bucket;
-
-	bucket.head = &bucket_heads[number];
-	bucket.partition = number % DIRECTORY_PARTITIONS;
-	bucket.lock = &locks[bucket.partition].lock;
-	return bucket;
-}
-
-static inline pg_atomic_uint32 *
-relation_counter(const lb_page_tag *tag)
-{
-	uint32 hash = (tag->relation * 31 + tag->fork) * UINT32_C(0x9e3779b1) ^ tag->database;
-
-	return &relation_pages[(hash >> 8) & (directory->relation_counters - 1)];
-}
-
-/* The partition's lock must be held. */
-static inline uint32
-find_in(const Bucket *bucket, const lb_page_tag *tag)
-{
-	uint32 at = *bucket->head;
-
-	while (at != INVALID_ENTRY && !lb_page_tag_equal(&entries[at].tag, tag))
-		at = entries[at].next;
-	return at;
-}
-
-static inline void
-count_change(const Bucket *bucket)
-{
-	pg_atomic_fetch_add_u32(&directory->changes[bucket->partition], 1);
-}
-
-/* Let references go, and flags with them; the last one frees the slot. */
-static inline void
-drop(uint32 entry, uint32 refs_and_flags)
-{
-	uint32 before = pg_atomic_fetch_sub_u32(&entries[entry].state, refs_and_flags);
-
-	Assert(REFS(before) >= REFS(refs_and_flags));
-	if (REFS(before) == REFS(refs_and_flags))
-		SlabTablePutFree(entry);
+	return pg_atomic_read_u32(&page_directory->used);
 }
 
 /* Take a linked entry out of its chain. The partition's lock must be held exclusively; the reference is still there. */
@@ -214,15 +140,16 @@ take_out(const Bucket *bucket, uint32 entry)
 	uint32 *link = bucket->head;
 
 	while (*link != entry)
-		link = &entries[*link].next;
-	*link = entries[entry].next;
-	pg_atomic_fetch_sub_u32(relation_counter(&entries[entry].tag), 1);
-	pg_atomic_fetch_sub_u32(&directory->used, 1);
+		link = &page_entries[*link].next;
+	*link = page_entries[entry].next;
+	pg_atomic_fetch_sub_u32(relation_counter(&page_entries[entry].tag), 1);
+	pg_atomic_fetch_sub_u32(&page_directory->used, 1);
 }
 
-static void
-unlink_entry(const Bucket *bucket, uint32 entry)
+void
+page_unlink_entry(const Bucket *bucket, uint32 entry)
 {
+	page_mark_clean(entry);
 	take_out(bucket, entry);
 	drop(entry, LINKED | REF_ONE);
 }
@@ -243,7 +170,7 @@ PageDirectoryPin(const lb_page_tag *tag, bool count_use, PagePin *pin)
 		return false;
 	}
 
-	entry = &entries[pin->entry];
+	entry = &page_entries[pin->entry];
 	state = pg_atomic_read_u32(&entry->state);
 	do
 	{
@@ -255,6 +182,7 @@ PageDirectoryPin(const lb_page_tag *tag, bool count_use, PagePin *pin)
 	pin->version = entry->version;
 	pin->checksum = entry->checksum;
 	pin->comm_buffer = INVALID_COMM_BUFFER;
+	pin->dirty = (state & DIRTY) != 0;
 	if (state & IN_FLIGHT)
 	{
 		/* The push's own reference keeps the buffer until PushEnded, which needs the lock exclusively. */
@@ -280,7 +208,7 @@ PageDirectoryStillHolds(const lb_page_tag *tag, uint32 entry, uint64 version)
 	bool holds;
 
 	LWLockAcquire(bucket.lock, LW_SHARED);
-	holds = find_in(&bucket, tag) == entry && entries[entry].version == version;
+	holds = find_in(&bucket, tag) == entry && page_entries[entry].version == version;
 	LWLockRelease(bucket.lock);
 	return holds;
 }
@@ -294,9 +222,9 @@ PageDirectoryPeek(const lb_page_tag *tag, PagePin *found)
 	found->entry = find_in(&bucket, tag);
 	if (found->entry != INVALID_ENTRY)
 	{
-		found->comm_buffer = entries[found->entry].comm_buffer;
-		found->version = entries[found->entry].version;
-		found->checksum = entries[found->entry].checksum;
+		found->comm_buffer = page_entries[found->entry].comm_buffer;
+		found->version = page_entries[found->entry].version;
+		found->checksum = page_entries[found->entry].checksum;
 	}
 	LWLockRelease(bucket.lock);
 	return found->entry != INVALID_ENTRY;
@@ -308,8 +236,8 @@ PageDirectoryStamp(const lb_page_tag *tag)
 	Bucket bucket = bucket_of(tag);
 	PageStamp stamp;
 
-	stamp.partition = pg_atomic_read_u32(&directory->changes[bucket.partition]);
-	stamp.everything = pg_atomic_read_u32(&directory->everything);
+	stamp.partition = pg_atomic_read_u32(&page_directory->changes[bucket.partition]);
+	stamp.everything = pg_atomic_read_u32(&page_directory->everything);
 	pg_memory_barrier(); /* before what the caller reads from storage */
 	return stamp;
 }
@@ -317,8 +245,8 @@ PageDirectoryStamp(const lb_page_tag *tag)
 static bool
 stamp_holds(const Bucket *bucket, const PageStamp *stamp)
 {
-	return pg_atomic_read_u32(&directory->changes[bucket->partition]) == stamp->partition &&
-		   pg_atomic_read_u32(&directory->everything) == stamp->everything;
+	return pg_atomic_read_u32(&page_directory->changes[bucket->partition]) == stamp->partition &&
+		   pg_atomic_read_u32(&page_directory->everything) == stamp->everything;
 }
 
 void
@@ -331,7 +259,7 @@ PageDirectoryForget(const lb_page_tag *tag)
 	count_change(&bucket);
 	entry = find_in(&bucket, tag);
 	if (entry != INVALID_ENTRY)
-		unlink_entry(&bucket, entry);
+		page_unlink_entry(&bucket, entry);
 	LWLockRelease(bucket.lock);
 }
 
@@ -341,10 +269,11 @@ PageDirectoryForgetVersion(const lb_page_tag *tag, uint32 entry, uint64 version)
 	Bucket bucket = bucket_of(tag);
 
 	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
-	if (find_in(&bucket, tag) == entry && entries[entry].version == version)
+	if (find_in(&bucket, tag) == entry && page_entries[entry].version == version &&
+		!(pg_atomic_read_u32(&page_entries[entry].state) & DIRTY))
 	{
 		count_change(&bucket);
-		unlink_entry(&bucket, entry);
+		page_unlink_entry(&bucket, entry);
 	}
 	LWLockRelease(bucket.lock);
 }
@@ -356,17 +285,23 @@ read_may_link(const Bucket *bucket, const lb_page_tag *tag, const PageStamp *sta
 	return stamp_holds(bucket, stamp) && find_in(bucket, tag) == INVALID_ENTRY;
 }
 
-/* Put a reserved entry into its chain. The reservation's reference becomes the link's; one more is the push's. */
-static void
-put_in(const Bucket *bucket, uint32 entry, uint32 usage)
+uint64
+page_link_entry(const Bucket *bucket, uint32 entry, const lb_page_tag *tag, uint64 checksum,
+				uint32 comm_buffer, uint32 usage, uint32 flags)
 {
-	PageDirectoryEntry *fresh = &entries[entry];
+	PageDirectoryEntry *fresh = &page_entries[entry];
 
+	fresh->tag = *tag;
+	fresh->version = pg_atomic_fetch_add_u64(&page_directory->next_version, 1);
+	fresh->checksum = checksum;
+	fresh->comm_buffer = comm_buffer;
 	fresh->next = *bucket->head;
-	pg_atomic_fetch_add_u32(&fresh->state, REF_ONE + LINKED + IN_FLIGHT + usage * USAGE_ONE);
+	pg_atomic_fetch_add_u32(&fresh->state,
+							REF_ONE + LINKED + IN_FLIGHT + usage * USAGE_ONE + flags);
 	*bucket->head = entry;
-	pg_atomic_fetch_add_u32(relation_counter(&fresh->tag), 1);
-	pg_atomic_fetch_add_u32(&directory->used, 1);
+	pg_atomic_fetch_add_u32(relation_counter(tag), 1);
+	pg_atomic_fetch_add_u32(&page_directory->used, 1);
+	return fresh->version;
 }
 
 /* A page is about to be written over: unlink its old version. Returns how recently that was used. */
@@ -379,8 +314,8 @@ replace_old(const Bucket *bucket, const lb_page_tag *tag)
 	count_change(bucket);
 	if (old != INVALID_ENTRY)
 	{
-		usage = USAGE(pg_atomic_read_u32(&entries[old].state));
-		unlink_entry(bucket, old);
+		usage = USAGE(pg_atomic_read_u32(&page_entries[old].state));
+		page_unlink_entry(bucket, old);
 	}
 	return usage;
 }
@@ -390,7 +325,6 @@ PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 
 				  const PageStamp *stamp, uint32 usage)
 {
 	Bucket bucket = bucket_of(tag);
-	PageDirectoryEntry *fresh = &entries[entry];
 	uint64 version = 0;
 
 	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
@@ -402,14 +336,7 @@ PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 
 	}
 	if (SlabTableStateOfEntry(entry) == SLAB_ACTIVE &&
 		(!stamp || read_may_link(&bucket, tag, stamp)))
-	{
-		version = pg_atomic_fetch_add_u64(&directory->next_version, 1);
-		fresh->tag = *tag;
-		fresh->version = version;
-		fresh->checksum = checksum;
-		fresh->comm_buffer = comm_buffer;
-		put_in(&bucket, entry, usage);
-	}
+		version = page_link_entry(&bucket, entry, tag, checksum, comm_buffer, usage, 0);
 
 	/*
 	 * Scans that forget many pages look at entries without the lock. If one began since the stamp was compared, it may have
@@ -418,7 +345,7 @@ PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 
 	if (version != 0 && stamp && !stamp_holds(&bucket, stamp))
 	{
 		take_out(&bucket, entry);
-		pg_atomic_fetch_sub_u32(&fresh->state, LINKED + IN_FLIGHT + REF_ONE);
+		pg_atomic_fetch_sub_u32(&page_entries[entry].state, LINKED + IN_FLIGHT + REF_ONE);
 		version = 0;
 	}
 	LWLockRelease(bucket.lock);
@@ -430,7 +357,7 @@ PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 
 void
 PageDirectoryPushEnded(uint32 entry, bool published)
 {
-	PageDirectoryEntry *pushed = &entries[entry];
+	PageDirectoryEntry *pushed = &page_entries[entry];
 	Bucket bucket = bucket_of(&pushed->tag);
 
 	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
@@ -439,8 +366,10 @@ PageDirectoryPushEnded(uint32 entry, bool published)
 	pg_atomic_fetch_or_u32(&pushed->state, NODE_HOLDS);
 	if (!published && (pg_atomic_read_u32(&pushed->state) & LINKED))
 	{
+		if (pg_atomic_read_u32(&pushed->state) & DIRTY)
+			elog(PANIC, "legobase: a page that is only in remote memory was given up");
 		count_change(&bucket);
-		unlink_entry(&bucket, entry);
+		page_unlink_entry(&bucket, entry);
 	}
 	LWLockRelease(bucket.lock);
 	drop(entry, REF_ONE);
@@ -449,7 +378,7 @@ PageDirectoryPushEnded(uint32 entry, bool published)
 void
 PageDirectoryReserve(uint32 entry)
 {
-	pg_atomic_uint32 *state = &entries[entry].state;
+	pg_atomic_uint32 *state = &page_entries[entry].state;
 	uint32 before = pg_atomic_read_u32(state);
 
 	/* The entry is ours alone, but for PageDirectoryTakeRelease, which may clear NODE_HOLDS. */
@@ -464,17 +393,17 @@ PageDirectoryUnreserve(uint32 entry)
 	drop(entry, REF_ONE);
 }
 
-/* Is this a page in its slot that nobody uses? */
+/* Is this a page in its slot that nobody uses, and that the file has too? */
 static inline bool
 evictable(uint32 state)
 {
-	return (state & LINKED) && !(state & IN_FLIGHT) && REFS(state) == 1;
+	return (state & LINKED) && !(state & (IN_FLIGHT | DIRTY)) && REFS(state) == 1;
 }
 
 bool
 PageDirectoryTryEvict(uint32 number, bool (*still_wanted)(const lb_page_tag *tag))
 {
-	PageDirectoryEntry *entry = &entries[number];
+	PageDirectoryEntry *entry = &page_entries[number];
 	uint32 state = pg_atomic_read_u32(&entry->state);
 	lb_page_tag tag;
 	Bucket bucket;
@@ -508,116 +437,10 @@ PageDirectoryTryEvict(uint32 number, bool (*still_wanted)(const lb_page_tag *tag
 	return true;
 }
 
-static bool
-selected(const PageSelection *selection, const lb_page_tag *tag)
-{
-	const lb_page_tag *from = &selection->from;
-
-	if (selection->by_tablespace && tag->tablespace != from->tablespace)
-		return false;
-	if (selection->by_database && tag->database != from->database)
-		return false;
-	if (selection->by_relation && tag->relation != from->relation)
-		return false;
-	if (selection->by_fork &&
-		(tag->fork != from->fork || tag->block < from->block || tag->block >= selection->end))
-		return false;
-	return true;
-}
-
-/* Forget one entry if it is linked, and selected (null: in any case). */
-static bool
-forget_entry(uint32 number, const PageSelection *selection)
-{
-	PageDirectoryEntry *entry = &entries[number];
-	lb_page_tag tag;
-	Bucket bucket;
-	bool forgotten = false;
-
-	if ((pg_atomic_read_u32(&entry->state) & LINKED) == 0)
-		return false;
-	tag = entry->tag;
-	if (selection && !selected(selection, &tag))
-		return false;
-	bucket = bucket_of(&tag);
-	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
-	if (find_in(&bucket, &tag) == number)
-	{
-		count_change(&bucket);
-		unlink_entry(&bucket, number);
-		forgotten = true;
-	}
-	LWLockRelease(bucket.lock);
-	return forgotten;
-}
-
-/* Look up each block of the selected range. */
-static uint64
-forget_blocks(const PageSelection *selection)
-{
-	lb_page_tag tag = selection->from;
-	uint64 forgotten = 0;
-
-	for (; tag.block < selection->end; tag.block++)
-	{
-		Bucket bucket = bucket_of(&tag);
-		uint32 entry;
-
-		LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
-		entry = find_in(&bucket, &tag);
-		if (entry != INVALID_ENTRY)
-		{
-			unlink_entry(&bucket, entry);
-			forgotten++;
-		}
-		LWLockRelease(bucket.lock);
-	}
-	return forgotten;
-}
-
-bool
-PageDirectoryMayHoldFork(const lb_page_tag *tag)
-{
-	return pg_atomic_read_u32(relation_counter(tag)) != 0;
-}
-
-uint64
-PageDirectoryForgetSelected(const PageSelection *selection)
-{
-	uint64 forgotten = 0;
-	bool exact = selection->by_tablespace && selection->by_database && selection->by_relation &&
-				 selection->by_fork;
-
-	/* Reads of such pages that are under way must not be linked afterwards. */
-	pg_atomic_fetch_add_u32(&directory->everything, 1);
-
-	if (exact && !PageDirectoryMayHoldFork(&selection->from))
-		return 0;
-
-	/* A look-up costs about as much as looking at eight entries one after the other. */
-	if (exact && selection->end != InvalidBlockNumber &&
-		(uint64) (selection->end - selection->from.block) * 8 < directory->entries)
-		return forget_blocks(selection);
-
-	for (uint32 i = 0; i < directory->entries; i++)
-		forgotten += forget_entry(i, selection);
-	return forgotten;
-}
-
-uint64
-PageDirectoryForgetRange(uint32 from, uint32 to)
-{
-	uint64 forgotten = 0;
-
-	for (uint32 i = from; i < to; i++)
-		forgotten += forget_entry(i, NULL);
-	return forgotten;
-}
-
 bool
 PageDirectoryGetRow(uint32 number, PageDirectoryRow *row)
 {
-	PageDirectoryEntry *entry = &entries[number];
+	PageDirectoryEntry *entry = &page_entries[number];
 	lb_page_tag tag;
 	Bucket bucket;
 	uint32 state;
@@ -635,6 +458,7 @@ PageDirectoryGetRow(uint32 number, PageDirectoryRow *row)
 	LWLockRelease(bucket.lock);
 	row->usage = USAGE(state);
 	row->in_flight = (state & IN_FLIGHT) != 0;
+	row->dirty = (state & DIRTY) != 0;
 	row->pins = REFS(state) - 1 - (row->in_flight ? 1 : 0);
 	return linked;
 }
@@ -642,7 +466,7 @@ PageDirectoryGetRow(uint32 number, PageDirectoryRow *row)
 bool
 PageDirectoryTakeRelease(uint32 number, uint64 *version)
 {
-	PageDirectoryEntry *entry = &entries[number];
+	PageDirectoryEntry *entry = &page_entries[number];
 	uint32 state = pg_atomic_read_u32(&entry->state);
 
 	if (REFS(state) != 0 || !(state & NODE_HOLDS))

@@ -27,7 +27,7 @@ extern int PageFenceBegin(const PageSelection *selection);
 extern void PageFenceCancel(int request);
 extern void PageFenceWait(int request);
 
-/* Agent: how many requests are begun, posted. */
+/* Agent: is any request begun, posted, or not yet let go of? */
 extern bool PageFenceAnyOpen(void);
 
 /*

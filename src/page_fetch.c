@@ -4,6 +4,9 @@
  *
  * While the entry is pinned nothing here may raise ERROR: the pin would stay for ever. So interrupts are served, and files
  * opened or compared, only before the pin or after it.
+ *
+ * A dirty page is read from remote memory or not at all (rule R4): while its node does not answer we wait, and if its copy is
+ * damaged the server has to recover it from WAL.
  */
 #include "postgres.h"
 
@@ -12,6 +15,7 @@
 #include "storage/bufpage.h"
 #include "storage/ipc.h"
 
+#include "buffer_agent.h"
 #include "comm_buffer.h"
 #include "compat.h"
 #include "kernel_cache.h"
@@ -36,6 +40,7 @@
 
 typedef enum FetchResult
 {
+	FETCHED_NOTHING, /* the page is not in remote memory */
 	FETCHED_COMM_BUFFER,
 	FETCHED_REMOTE,
 	FETCHED_KERNEL_CACHE, /* the file's page, and cheaper */
@@ -143,7 +148,7 @@ fetch_from_slot(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, c
 	if (NodeTableState(node) != NODE_UP)
 		return NOT_FETCHED;
 	read_ahead = far && ReadAheadTake(tag, pin, buffer, deadline);
-	if (far && !read_ahead)
+	if (far && !read_ahead && !pin->dirty)
 	{
 		result = try_cheaper(reln, tag, node, buffer);
 		if (result != FETCHED_REMOTE)
@@ -224,38 +229,110 @@ same_as_file(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, char
 	return false;
 }
 
+/*
+ * The agent finds out whether the node is lost, and that is a PANIC then; a fence command may take its time before. This is only the
+ * limit of one page's read.
+ */
+#define DIRTY_WAIT_TIMEOUTS 4
+#define DIRTY_WAIT_MS 10000
+
+static uint64
+dirty_wait_limit(void)
+{
+	return lb_now_ns() +
+		   ((uint64) DIRTY_WAIT_TIMEOUTS * node_timeout_ms + DIRTY_WAIT_MS) * UINT64_C(1000000);
+}
+
+static void
+fail_dirty_read(const lb_page_tag *tag, const PagePin *pin)
+{
+	lb_slot_ref slot;
+
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_CONNECTION_FAILURE),
+		 errmsg("legobase: could not read block %u of relation %u/%u/%u, fork %u, from memory "
+				"node \"%s\"",
+				tag->block, tag->tablespace, tag->database, tag->relation, tag->fork,
+				NodeTableUri(SlabTableSlot(pin->entry, &slot))),
+		 errdetail("The page's newest version is only there, and the node does not answer."),
+		 errhint("If the node is lost, the server will restart and recover the page from WAL.")));
+}
+
+/* The newest version of a page can't be had any more: redo has to make it again. */
+static void
+panic_damaged(const lb_page_tag *tag, const PagePin *pin)
+{
+	lb_slot_ref slot;
+
+	ereport(
+		PANIC,
+		(errcode(ERRCODE_DATA_CORRUPTED),
+		 errmsg("legobase: damaged page in remote memory at node \"%s\": relation %u/%u/%u, fork "
+				"%u, block %u",
+				NodeTableUri(SlabTableSlot(pin->entry, &slot)), tag->tablespace, tag->database,
+				tag->relation, tag->fork, tag->block),
+		 errdetail("Its newest version was only there. The server restarts and recovers it from "
+				   "WAL."),
+		 errhint("If this is repeated, check the memory of the hosts of the memory nodes.")));
+}
+
+/* One attempt. *pin says what was found, unless it is PAGE_NOT_REMOTE. */
+static FetchResult
+fetch_once(SMgrRelation reln, const lb_page_tag *tag, char *buffer, PagePin *pin)
+{
+	FetchResult result;
+
+	if (!pin_page(tag))
+		return FETCHED_NOTHING;
+	*pin = held;
+	NodeClientBePatient(pin->dirty);
+	if (pin->comm_buffer != INVALID_COMM_BUFFER)
+		result = fetch_from_comm_buffer(pin, buffer);
+	else
+		result = fetch_from_slot(reln, tag, pin, buffer);
+	NodeClientBePatient(false);
+	holding = false;
+	PageDirectoryUnpin(pin);
+	return result;
+}
+
 PageFetchResult
 PageFetch(SMgrRelation reln, const lb_page_tag *tag, char *buffer)
 {
+	uint64 limit = 0;
 	PagePin pin;
 	FetchResult result;
 
 	if (kernel_cache_reads == KERNEL_CACHE_READS_AUTO && NodeClientAnyFar())
 		KernelCachePrepare(reln, (ForkNumber) tag->fork, tag->block);
-	if (!pin_page(tag))
-		return PAGE_NOT_REMOTE;
-	pin = held;
-	if (pin.comm_buffer != INVALID_COMM_BUFFER)
-		result = fetch_from_comm_buffer(&pin, buffer);
-	else
-		result = fetch_from_slot(reln, tag, &pin, buffer);
-	holding = false;
-	PageDirectoryUnpin(&pin);
+	while ((result = fetch_once(reln, tag, buffer, &pin)) == NOT_FETCHED && pin.dirty)
+	{
+		if (limit == 0)
+			limit = dirty_wait_limit();
+		if (lb_now_ns() > limit)
+			fail_dirty_read(tag, &pin);
+		BufferAgentAssist(1);
+	}
 
 	switch (result)
 	{
+		case FETCHED_NOTHING:
+			return PAGE_NOT_REMOTE;
 		case FETCHED_KERNEL_CACHE:
 			return PAGE_FETCHED;
 		case NOT_FETCHED:
 			return PAGE_LEFT_ALONE;
 		case FETCHED_DAMAGED:
+			if (pin.dirty)
+				panic_damaged(tag, &pin);
 			report_damaged(tag, &pin);
 			return PAGE_NOT_REMOTE;
 		case FETCHED_COMM_BUFFER:
 		case FETCHED_REMOTE:
 			break;
 	}
-	if (debug_compare && !same_as_file(reln, tag, &pin, buffer))
+	if (debug_compare && !pin.dirty && !same_as_file(reln, tag, &pin, buffer))
 		return PAGE_NOT_REMOTE;
 
 	StatsCount(result == FETCHED_COMM_BUFFER ? STAT_COMM_BUFFER_HITS : STAT_REMOTE_HITS, 1);

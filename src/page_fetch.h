@@ -18,7 +18,8 @@ typedef enum PageFetchResult
 
 /*
  * Read the page into buffer, with its checksum verified. Unless it was fetched the buffer's content is undefined. Left alone is
- * a page whose node does not answer, or is slower than storage, or was not waited for because an interrupt came.
+ * a page whose node does not answer, or is slower than storage, or was not waited for because an interrupt came. None of that
+ * happens to a dirty page, which the file does not have: it is waited for, interrupts or not; ERROR if it does not come in time.
  *
  * Serves no interrupts, as no storage manager's read does: callers rely on it (remote_truncate() has the case). The wait for a
  * node ends when one comes, so that a barrier is not held up. May raise ERROR where reading the file would.

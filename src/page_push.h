@@ -2,8 +2,8 @@
  * page_push.h
  *	  Sending pages to remote memory: a copy into a comm buffer, a slot, a link in the directory, and the agent does the rest.
  *
- * Nothing here waits, raises ERROR or allocates. A push that finds no comm buffer or no slot is dropped and counted: the
- * file has the page.
+ * Nothing here raises ERROR or allocates. A push of what the file has too never waits: one that finds no comm buffer or no slot is
+ * dropped and counted. A page that is written back waits for a comm buffer, at most legobase.node_timeout.
  */
 #ifndef LEGOBASE_PAGE_PUSH_H
 #define LEGOBASE_PAGE_PUSH_H
@@ -21,5 +21,11 @@ extern void PagePushRead(const lb_page_tag *tag, const char *page, const PageSta
 extern uint32 PagePushPrepare(const char *page);
 extern void PagePushWritten(const lb_page_tag *tag, uint32 comm_buffer);
 extern void PagePushAbandon(uint32 comm_buffer);
+
+/*
+ * Write a page back: its newest version is in remote memory from now on (docs/write_back.md). False if that can't be done: the
+ * caller writes it to the file, after a fence if an older version is dirty.
+ */
+extern bool PagePushDirty(const lb_page_tag *tag, const char *page);
 
 #endif /* LEGOBASE_PAGE_PUSH_H */

@@ -18,6 +18,7 @@
 #include "placement.h"
 #include "slab_table.h"
 #include "stats.h"
+#include "write_back.h"
 
 /*
  * How far one backend moves the hand for one page. Enough to bring every usage count in a small pool to zero; beyond it the
@@ -76,8 +77,22 @@ PlacementChooseNode(const uint32 *free_slots, int count, uint32 random)
 	return -1;
 }
 
+/* Where may the slot be? On a given node (-1: any); of a node that writes back. */
+typedef struct SlotWish
+{
+	int node;
+	bool dirty;
+} SlotWish;
+
+static bool
+node_fits(int node, const SlotWish *wish)
+{
+	return NodeTableState(node) == NODE_UP && (wish->node < 0 || wish->node == node) &&
+		   (!wish->dirty || WriteBackNode(node));
+}
+
 static uint32
-take_free_slot(void)
+take_free_slot(const SlotWish *wish)
 {
 	uint32 free_slots[MAX_NODES];
 	int count = NodeTableCount();
@@ -85,7 +100,7 @@ take_free_slot(void)
 	uint32 entry;
 
 	for (int i = 0; i < count; i++)
-		free_slots[i] = NodeTableState(i) == NODE_UP ? SlabTableNodeFree(i) : 0;
+		free_slots[i] = node_fits(i, wish) ? SlabTableNodeFree(i) : 0;
 	node = PlacementChooseNode(free_slots, count, pg_prng_uint32(&pg_global_prng_state));
 	if (node < 0)
 		return INVALID_ENTRY;
@@ -106,16 +121,16 @@ spare_local_page(const lb_page_tag *tag)
 
 /* Can a slot of this slab be taken? Pages of a node that does not answer are left alone: it may be back in a moment. */
 static bool
-slab_usable(uint32 slab)
+slab_usable(uint32 slab, const SlotWish *wish)
 {
 	uint32 node_slab;
 
 	return SlabTableState(slab) == SLAB_ACTIVE &&
-		   NodeTableState(SlabTableNodeOf(slab, &node_slab)) == NODE_UP;
+		   node_fits(SlabTableNodeOf(slab, &node_slab), wish);
 }
 
 static uint32
-advance_clock(void)
+advance_clock(const SlotWish *wish)
 {
 	uint32 slab_pages = SlabTablePages();
 	uint32 total = SlabTableEntries();
@@ -127,7 +142,7 @@ advance_clock(void)
 		uint32 hand = pg_atomic_fetch_add_u32(&clock_state->hand, 1);
 		uint32 at = hand % total;
 
-		if (!slab_usable(at / slab_pages))
+		if (!slab_usable(at / slab_pages, wish))
 		{
 			/* On to the end of the slab, in one step; if somebody else has moved the hand, it is on its way already. */
 			uint32 expected = hand + 1;
@@ -145,15 +160,32 @@ advance_clock(void)
 	return INVALID_ENTRY;
 }
 
-uint32
-PlacementTakeSlot(void)
+/* While memory is on its way nobody gives a page up for a slot, unless it has to be on this node. */
+static uint32
+take_slot(const SlotWish *wish)
 {
 	uint32 entry;
 
 	if (SlabTableActivePages() == 0)
 		return INVALID_ENTRY;
-	entry = take_free_slot();
-	if (entry == INVALID_ENTRY && !SlabTableGrowing())
-		entry = advance_clock();
+	entry = take_free_slot(wish);
+	if (entry == INVALID_ENTRY && (wish->node >= 0 || !SlabTableGrowing()))
+		entry = advance_clock(wish);
 	return entry;
+}
+
+uint32
+PlacementTakeSlot(void)
+{
+	SlotWish wish = {.node = -1};
+
+	return take_slot(&wish);
+}
+
+uint32
+PlacementTakeSlotDirty(int node)
+{
+	SlotWish wish = {.node = node, .dirty = true};
+
+	return take_slot(&wish);
 }

@@ -21,4 +21,10 @@ extern int PlacementChooseNode(const uint32 *free_slots, int count, uint32 rando
  */
 extern uint32 PlacementTakeSlot(void);
 
+/*
+ * The same for a page that is written back: on a node that writes back; on this one, if its older version is dirty there (else
+ * node = -1).
+ */
+extern uint32 PlacementTakeSlotDirty(int node);
+
 #endif /* LEGOBASE_PLACEMENT_H */

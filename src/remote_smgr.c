@@ -2,8 +2,9 @@
  * remote_smgr.c
  *	  The storage manager that PostgreSQL sees: md, with remote memory between shared_buffers and the files.
  *
- * Write-through: whatever is written goes to the file first and in every case, exactly as md would have it; remote memory gets
- * a copy of the same bytes. So the files are always current, and a remote copy may be dropped at any time. What has to be
+ * A page that is written goes to remote memory alone if it can be written back (docs/write_back.md). Everything else is written
+ * through: it goes to the file, exactly as md would have it, and remote memory gets a copy of the same bytes. Of a page
+ * without a dirty version the file is always current, and a remote copy may be dropped at any time. What has to be
  * right is that no remote copy is ever older than the file:
  *
  * - Before a page of the file changes (write, extend, truncate, unlink) the directory forgets it, so nobody finds the old
@@ -23,6 +24,7 @@
 #include "common/relpath.h"
 #include "miscadmin.h"
 
+#include "checkpoint_sync.h"
 #include "comm_buffer.h"
 #include "legobase.h"
 #include "lb_clock.h"
@@ -30,6 +32,7 @@
 #include "node_client.h"
 #include "node_table.h"
 #include "page_directory.h"
+#include "page_fence.h"
 #include "page_fetch.h"
 #include "page_push.h"
 #include "read_ahead.h"
@@ -38,6 +41,8 @@
 #include "slab_table.h"
 #include "smgr_table.h"
 #include "stats.h"
+#include "storage_fence.h"
+#include "write_back.h"
 
 /* Temporary relations never become remote; without shared memory (single-user mode) nothing does. */
 static inline bool
@@ -92,6 +97,71 @@ remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 		PagePushRead(&tag, buffer, &stamp);
 }
 
+/*
+ * Does the relation have an init fork? Then it is unlogged: WAL can't rebuild its pages (rule R3). The answer is remembered for one
+ * relation, because pages are written in the order of relations by whoever writes many; closing the relation forgets it.
+ */
+static RelFileNode init_fork_known;
+static bool init_fork_exists;
+
+static bool
+has_init_fork(SMgrRelation reln)
+{
+	if (!RelFileNodeEquals(init_fork_known, reln->smgr_rnode.node))
+	{
+		init_fork_exists = mdexists(reln, INIT_FORKNUM);
+		init_fork_known = reln->smgr_rnode.node;
+	}
+	return init_fork_exists;
+}
+
+static void
+forget_init_fork(void)
+{
+	memset(&init_fork_known, 0, sizeof(init_fork_known));
+}
+
+/* Rule R3: only what WAL can rebuild may be in remote memory alone. */
+static bool
+write_back(SMgrRelation reln, const lb_page_tag *tag, char *buffer, bool skipFsync)
+{
+	return WriteBackActive() && !skipFsync && !XLogRecPtrIsInvalid(PageGetLSN(buffer)) &&
+		   !has_init_fork(reln) && PagePushDirty(tag, buffer);
+}
+
+/*
+ * Forget pages whose file is about to change. If some of them may be dirty, a memory node may be writing them, or be about to: then
+ * wait until it has confirmed that nothing of them goes to storage any more (rule R8). The callers see to it that none of the pages is
+ * written meanwhile.
+ */
+static uint64
+forget_fenced(const PageSelection *selection)
+{
+	bool any_dirty = selection->by_relation && selection->by_database
+						 ? PageDirectoryMayHoldDirty(&selection->from)
+						 : PageDirectoryDirty() > 0;
+	int request = any_dirty ? PageFenceBegin(selection) : -1;
+	uint64 forgotten = PageDirectoryForgetSelected(selection);
+
+	if (request >= 0)
+		PageFenceWait(request);
+	return forgotten;
+}
+
+/* The file gets a page's newest version from here, but the present one is in remote memory, and not in the file. */
+static void
+fence_page(const lb_page_tag *tag)
+{
+	PageSelection selection = {.by_tablespace = true,
+							   .by_database = true,
+							   .by_relation = true,
+							   .by_fork = true,
+							   .from = *tag,
+							   .end = tag->block + 1};
+
+	(void) forget_fenced(&selection);
+}
+
 typedef void (*MdWriteFunction)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
 								char *buffer, bool skipFsync);
 
@@ -111,6 +181,8 @@ write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum
 		return;
 	}
 	tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
+	if (PageDirectoryDirtyNode(&tag) >= 0)
+		fence_page(&tag);
 	comm_buffer = PagePushPrepare(buffer);
 	source = comm_buffer == INVALID_COMM_BUFFER ? buffer : CommBufferPage(comm_buffer);
 	PageDirectoryForget(&tag);
@@ -146,6 +218,13 @@ static void
 remote_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
 			 bool skipFsync)
 {
+	if (is_remote(&reln->smgr_rnode))
+	{
+		lb_page_tag tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
+
+		if (write_back(reln, &tag, buffer, skipFsync))
+			return;
+	}
 	write_through(mdwrite, reln, forknum, blocknum, buffer, skipFsync);
 }
 
@@ -202,7 +281,7 @@ remote_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, B
 								   .from = page_tag(&reln->smgr_rnode.node, forknum, nblocks),
 								   .end = old_blocks};
 
-		PageDirectoryForgetSelected(&selection);
+		(void) forget_fenced(&selection);
 		(void) LB_FAULT("truncate.forgotten");
 		check_segments_open(reln, forknum, old_blocks);
 	}
@@ -254,7 +333,7 @@ remote_unlink(RelFileNodeBackend rnode, ForkNumber forknum, bool isRedo)
 
 		if (selection.by_fork && PageDirectoryMayHoldFork(&selection.from))
 			selection.end = blocks_on_disk(&rnode, forknum);
-		PageDirectoryForgetSelected(&selection);
+		(void) forget_fenced(&selection);
 		(void) LB_FAULT("unlink.forgotten");
 	}
 	mdunlink(rnode, forknum, isRedo);
@@ -268,6 +347,7 @@ remote_close(SMgrRelation reln, ForkNumber forknum)
 	/* A barrier closes all files of all processes, also of idle ones: the agent sends one when slabs were returned. */
 	if (legobase_in_use())
 		NodeClientUnmapReturned();
+	forget_init_fork();
 	mdclose(reln, forknum);
 }
 
@@ -279,7 +359,7 @@ RemoteForgetDatabase(Oid database, Oid tablespace)
 							   .from = {.tablespace = tablespace, .database = database}};
 
 	if (legobase_in_use())
-		PageDirectoryForgetSelected(&selection);
+		(void) forget_fenced(&selection);
 }
 
 uint64
@@ -290,11 +370,35 @@ RemoteForgetRelation(RelFileNode rnode)
 							   .by_relation = true,
 							   .from = page_tag(&rnode, MAIN_FORKNUM, 0)};
 
-	return PageDirectoryForgetSelected(&selection);
+	return forget_fenced(&selection);
+}
+
+/*
+ * What the caller wants durable are pages that it wrote past shared_buffers, which are in the file. Should others of the relation be
+ * in remote memory alone, they have to come to the file first.
+ */
+static void
+remote_immedsync(SMgrRelation reln, ForkNumber forknum)
+{
+	if (is_remote(&reln->smgr_rnode))
+	{
+		lb_page_tag tag = page_tag(&reln->smgr_rnode.node, forknum, 0);
+
+		if (PageDirectoryMayHoldDirty(&tag))
+			CheckpointSyncDrain();
+	}
+	mdimmedsync(reln, forknum);
+}
+
+static void
+remote_init(void)
+{
+	StorageFenceInit();
+	mdinit();
 }
 
 const SmgrTable remote_smgr_table = {
-	.smgr_init = mdinit,
+	.smgr_init = remote_init,
 	.smgr_shutdown = NULL,
 	.smgr_open = mdopen,
 	.smgr_close = remote_close,
@@ -308,5 +412,5 @@ const SmgrTable remote_smgr_table = {
 	.smgr_writeback = mdwriteback,
 	.smgr_nblocks = mdnblocks,
 	.smgr_truncate = remote_truncate,
-	.smgr_immedsync = mdimmedsync,
+	.smgr_immedsync = remote_immedsync,
 };
