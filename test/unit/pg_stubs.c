@@ -195,6 +195,13 @@ errmsg(const char *format, ...)
 }
 
 int
+errmsg_internal(const char *format, ...)
+{
+	say(format);
+	return 0;
+}
+
+int
 errdetail(const char *format, ...)
 {
 	return 0;

@@ -19,6 +19,7 @@
 #include "placement.h"
 #include "slab_table.h"
 #include "stats.h"
+#include "write_back.h"
 
 #define SLAB_PAGES 256
 
@@ -47,6 +48,14 @@ NodeState
 NodeTableState(int node)
 {
 	return node_states[node];
+}
+
+static bool writes_back[MAX_NODES];
+
+bool
+WriteBackNode(int node)
+{
+	return writes_back[node];
 }
 
 void
@@ -303,15 +312,57 @@ test_all_pinned(void **state)
 	assert_int_equal(PlacementTakeSlot(), INVALID_ENTRY);
 }
 
+/* A page that is written back goes to a node that writes back, or to the one that has its dirty version, or nowhere. */
+static void
+test_dirty_slots(void **state)
+{
+	lb_slot_ref slot;
+
+	make_pool(3);
+	assert_int_equal(PlacementTakeSlotDirty(-1), INVALID_ENTRY);
+	writes_back[1] = writes_back[2] = true;
+	for (int i = 0; i < 20; i++)
+		assert_int_not_equal(SlabTableSlot(PlacementTakeSlotDirty(-1), &slot), 0);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(SlabTableSlot(PlacementTakeSlotDirty(2), &slot), 2);
+	assert_int_equal(PlacementTakeSlotDirty(0), INVALID_ENTRY);
+	node_states[2] = NODE_SUSPECT;
+	assert_int_equal(PlacementTakeSlotDirty(2), INVALID_ENTRY);
+	memset(writes_back, 0, sizeof(writes_back));
+}
+
+/* A full node: a clean page makes room there, and only there. */
+static void
+test_dirty_slot_of_a_full_node(void **state)
+{
+	lb_slot_ref slot;
+
+	make_pool(2);
+	writes_back[0] = writes_back[1] = true;
+	fill_pool(0);
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(SlabTableSlot(PlacementTakeSlotDirty(1), &slot), 1);
+	assert_int_equal(evictions, 50);
+	memset(writes_back, 0, sizeof(writes_back));
+}
+
 #define TEST(function) cmocka_unit_test_teardown(function, teardown)
 
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_choose_node),        TEST(test_even_filling),     TEST(test_no_memory),
-		TEST(test_node_down),          TEST(test_least_used_first), TEST(test_scan_resistance),
-		TEST(test_local_pages_spared), TEST(test_all_pinned),       TEST(test_growing),
+		TEST(test_choose_node),
+		TEST(test_even_filling),
+		TEST(test_no_memory),
+		TEST(test_node_down),
+		TEST(test_least_used_first),
+		TEST(test_scan_resistance),
+		TEST(test_local_pages_spared),
+		TEST(test_all_pinned),
+		TEST(test_growing),
+		TEST(test_dirty_slots),
+		TEST(test_dirty_slot_of_a_full_node),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
