@@ -215,18 +215,19 @@ lb_psql()
 
 # --- memory nodes ----------------------------------------------------------------------------------------------------
 
-# lb_node_start NAME CGROUP URI MEMORY_MB: start a memory node and wait until it accepts. Sets lb_node_pid, and
+# lb_node_start NAME CGROUP URI MEMORY_MB [OPTION ...]: start a memory node and wait until it accepts. Sets lb_node_pid, and
 # lb_node_uri with a port of 0 replaced by the real one.
 lb_node_start()
 {
 	local name=$1 group=$2 uri=$3 memory=$4 out tries
 
+	shift 4
 	out=$lb_work/$name.out
 	lb_as_server rm -f "$out" "$lb_work/$name.pid"
 	# The shell that becomes the memory node leaves its pid; setsid keeps a Ctrl-C in the terminal away from it.
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	lb_in_cgroup "$group" setsid sh -c 'echo $$ >"$1"; shift; exec "$@"' sh "$lb_work/$name.pid" \
-		"$lb_memnode" --listen "$uri" --memory "${memory}MB" >"$out" 2>"$lb_work/$name.log" </dev/null &
+		"$lb_memnode" --listen "$uri" --memory "${memory}MB" "$@" >"$out" 2>"$lb_work/$name.log" </dev/null &
 	for ((tries = 0; tries < 300; tries++)); do
 		if grep -q '^ready: ' "$out" 2>/dev/null; then
 			break

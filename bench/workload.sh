@@ -16,10 +16,16 @@
 #   wl_limit           memory limit of their server; 0: none
 #   wl_pool            remote pool
 #   wl_cgroup          how the names of the cgroups begin
+#   wl_checkpoint_timeout  (1h: none within a measurement)
+#   wl_preload         a library that every configuration loads (none)
+#   wl_node_options    more options for the memory node (none)
 #   wl_samples         file that a line is added to for each measurement: round, workload, configuration, tps, P50, P99
 
 # shellcheck disable=SC2154 # set by the caller, as said above
 
+wl_checkpoint_timeout=1h
+wl_preload=
+wl_node_options=()
 wl_node_pids=()
 wl_node_cgroup=
 wl_server_cgroup=
@@ -32,13 +38,13 @@ wl_data_size()
 
 wl_common_settings()
 {
-	# No checkpoint and no autovacuum in the middle of some measurement and not of another; the shutdown between two
-	# configurations writes everything. WAL is synced at commit, as in production.
+	# Unless the caller wants checkpoints: no checkpoint and no autovacuum in the middle of some measurement and not of
+	# another; the shutdown between two configurations writes everything. WAL is synced at commit, as in production.
 	cat <<-SETTINGS
 		max_connections = $((wl_clients + 20))
 		max_wal_size = 16GB
 		min_wal_size = 1GB
-		checkpoint_timeout = 1h
+		checkpoint_timeout = $wl_checkpoint_timeout
 		autovacuum = off
 	SETTINGS
 }
@@ -79,10 +85,10 @@ wl_start_node()
 		lb_cgroup_create "$wl_cgroup-node" 0
 		wl_node_cgroup=$lb_cgroup
 	fi
-	lb_node_start "memnode-$config" "$wl_node_cgroup" "$uri" "$wl_pool"
+	lb_node_start "memnode-$config" "$wl_node_cgroup" "$uri" "$wl_pool" "${wl_node_options[@]}"
 	wl_node_pids+=("$lb_node_pid")
 	{
-		echo "shared_preload_libraries = 'legobase'"
+		echo "shared_preload_libraries = 'legobase${wl_preload:+, $wl_preload}'"
 		echo "legobase.memory_nodes = '$lb_node_uri'"
 		echo "legobase.max_remote_pool_size = ${wl_pool}MB"
 	} >"$lb_work/legobase.conf"
@@ -93,7 +99,7 @@ wl_start()
 {
 	local config=$1 buffers=$wl_shared_buffers group=
 
-	: >"$lb_work/legobase.conf"
+	echo "shared_preload_libraries = '$wl_preload'" >"$lb_work/legobase.conf"
 	case $config in
 		all-local) buffers=$wl_all_local ;;
 		shm | tcp) wl_start_node "$config" ;;
@@ -166,14 +172,20 @@ wl_pgbench()
 	lb_as_server pgbench "${options[@]}" -c "$wl_clients" -j 2 -T "$seconds" "${lb_connect[@]}" "$@" bench
 }
 
-# wl_measure ROUND CONFIGURATION WORKLOAD: warm-up run, measured run, a line in $wl_samples. Latency is taken from
-# pgbench's transaction log, one transaction in ten for select-only, where writing the log itself would cost.
+# wl_measure ROUND CONFIGURATION WORKLOAD: warm-up run, measured run.
 wl_measure()
+{
+	wl_pgbench "$3" "$wl_warm_seconds" >/dev/null
+	wl_run "$@"
+}
+
+# wl_run ROUND CONFIGURATION WORKLOAD: measured run, a line in $wl_samples. Latency is taken from pgbench's transaction log,
+# one transaction in ten for select-only, where writing the log itself would cost.
+wl_run()
 {
 	local round=$1 config=$2 workload=$3 rate=1 tps
 
 	[ "$workload" != select-only ] || rate=0.1
-	wl_pgbench "$workload" "$wl_warm_seconds" >/dev/null
 	lb_as_server rm -f "$lb_work"/latency.*
 	wl_pgbench "$workload" "$wl_seconds" -l --log-prefix="$lb_work/latency" --sampling-rate="$rate" \
 		>"$lb_work/pgbench.log"
