@@ -94,8 +94,10 @@ sub check_mode
 	check_counts($node, $what);
 
 	my $summary = summary($node);
-	is($summary->{write_mode}, 'writethrough', "$what: write mode");
-	is($summary->{dirty_pages}, 0, "$what: no dirty pages in remote memory");
+	is($summary->{write_mode}, $write_mode, "$what: write mode");
+	ok(wait_for('nothing is dirty', 10, sub { $node->safe_psql('postgres',
+		'SELECT legobase_drain(); SELECT dirty_pages FROM legobase_summary') =~ /^\s*0$/ }),
+		"$what: no dirty pages in remote memory");
 	cmp_ok($summary->{pushed_pages}, '>', 1000, "$what: pushes are counted");
 	cmp_ok($summary->{used_pages}, '<=', $summary->{pool_pages}, "$what: used pages fit the pool");
 	# counting may itself bring a few pages more

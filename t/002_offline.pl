@@ -128,8 +128,8 @@ sub check_words
 	wait_for_nodes($node);
 	check_words('single|10000', 'changed in single-user mode');
 
-	$memnode->kill9;
 	$node->stop;
+	$memnode->kill9;
 	ok( IPC::Run::run(
 			[ 'postgres', '--single', '-D', $node->data_dir, 'postgres' ],
 			'<', \"SELECT count(*) AS counted FROM t;\n",

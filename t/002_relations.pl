@@ -334,9 +334,14 @@ foreach my $threshold ('0', '1GB')
 	my $what = "wal_level = minimal, wal_skip_threshold = $threshold";
 	my $minimal = legobase_cluster(
 		"minimal_$threshold",
+		# what it comes to by itself
+		start => 0,
 		conf => "wal_level = minimal\nmax_wal_senders = 0\nwal_skip_threshold = $threshold");
 
+	expect_write_mode($minimal, 'writethrough');
+	$minimal->start;
 	make_filler($minimal);
+	wait_for_nodes($minimal);
 	$minimal->safe_psql('postgres', 'CREATE TABLE truncated (i int); INSERT INTO truncated VALUES (1); CHECKPOINT');
 	$minimal->safe_psql(
 		'postgres', q{

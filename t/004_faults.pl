@@ -1,6 +1,6 @@
-# Faults of memory nodes and of the network between (FAULTS.md, what applies to write-through), under a running workload:
-# no query fails, no row is wrong, the server is at no time slower for longer than a second than it is without remote
-# memory, and the node is used again when it is back.
+# Faults of memory nodes and of the network between (FAULTS.md), under a running workload. In write-through: no query fails, no
+# row is wrong, the server is at no time slower for longer than a second than it is without remote memory, and the node is used
+# again when it is back. In write-back the node has what nobody else has: the server restarts itself, and nothing is lost.
 
 use strict;
 use warnings;
@@ -11,6 +11,7 @@ use lib "$FindBin::RealBin/lib";
 use File::Copy;
 use IO::Socket::INET;
 use LegoBase;
+use LegoBase::Acknowledged;
 use LegoBase::Proxy;
 use LegoBase::Workload;
 use PostgreSQL::Test::Cluster;
@@ -35,6 +36,9 @@ my $workload = LegoBase::Workload->new($node);
 
 make_filler($node);
 
+my $clients = LegoBase::Acknowledged->new($node, $workload, ddl => 0);
+my $writing_back = $write_mode eq 'writeback';
+
 # Short transactions, so that a rate can be measured in fractions of a second
 my %short = (transfer => 2, row => 8);
 
@@ -53,6 +57,7 @@ sub measure_without_remote_memory
 	return LegoBase::Workload::median_rate(LegoBase::Workload::rates($run, $bin));
 }
 
+# Also in write-back: all that is dirty is written first.
 my $without = measure_without_remote_memory();
 note("transactions a second without remote memory: $without");
 cmp_ok($without, '>', 100, 'throughput without remote memory');
@@ -89,42 +94,73 @@ sub survive
 	die 'the throughput was not measured' if @rates < $fault{lasts} / $bin;
 	my $dip = LegoBase::Workload::longest_below(\@rates, $from, $to, $without * 0.4, $bin);
 	note('rates: ', join ' ', map { sprintf '%.1f:%d', $_->[0] - $from, $_->[1] } @rates);
-	cmp_ok($dip, '<=', 1 + $slack, "$what: slower than without remote memory for at most a second");
+	cmp_ok($dip, '<=', 1 + $slack, "$what: slower than without remote memory for at most a second")
+	  unless $writing_back;
 	$workload->check($what);
 	is(summary($node)->{checksum_failures}, $before->{checksum_failures}, "$what: no page was damaged");
 	return;
 }
 
+# The same when the newest versions of pages are in the node, in write-back: it is given up by a PANIC, the server restarts
+# itself while the fault lasts, nothing acknowledged is lost, and the node is used again when it is back.
+sub recover
+{
+	my ($what, %fault) = @_;
+	my $position = log_position($node);
+
+	$clients->start;
+	$clients->wait_until_busy;
+	ok(wait_for('dirty pages', 10, sub { summary($node)->{dirty_pages} > 20 }), "$what: the node has dirty pages");
+	my $from = time;
+	$fault{begin}->();
+	ok(wait_for("$what: PANIC", 10, sub { count_log_lines($node, qr/PANIC:.*memory node/, $position) }),
+		"$what: the node is given up, by a PANIC");
+	$clients->wait_end;
+	ok(
+		wait_for(
+			"$what: restarted", 20,
+			sub {
+				count_log_lines($node, qr/ready to accept connections/, $position)
+				  && $node->psql('postgres', 'SELECT 1') == 0;
+			}),
+		"$what: the server restarts itself without it");
+	$clients->check("$what: without the node", 1);
+	sleep($from + $fault{lasts} - time) if $from + $fault{lasts} > time;
+	$fault{end}->();
+	ok(wait_for_nodes($node), "$what: the node is back by itself");
+	my $run = $workload->start(clients => 4, seconds => 2, scripts => \%short);
+	ok(wait_until_used(), "$what: ... and used");
+	ok(LegoBase::Workload::finish($run), "$what: no query failed, no sum was wrong afterwards");
+	$clients->check($what);
+	# several processes can notice at the same time
+	is(() = log_since($node, $position) =~ /all server processes terminated; reinitializing/g, 1, "$what: one restart");
+	return;
+}
+
 my $incarnation = node_rows($node)->[0]{incarnation};
+my @losses = (
+	[ 'killed, and back empty', sub { $memnode->kill9 }, sub { $memnode->start } ],
+	[ 'stopped', sub { $memnode->freeze }, sub { $memnode->thaw } ],
+	[ 'cut off', sub { $proxy->mode('stall') }, sub { $proxy->mode('pass') } ],
+	[ 'cut off one way, to the node', sub { $proxy->mode('stall_to_node') }, sub { $proxy->mode('pass') } ],
+	[ 'cut off one way, to the server', sub { $proxy->mode('stall_to_server') }, sub { $proxy->mode('pass') } ],
+	[ 'connections refused', sub { $proxy->mode('refuse') }, sub { $proxy->mode('pass') } ]);
 
-survive(
-	'killed, and back empty',
-	lasts => 3,
-	begin => sub { $memnode->kill9 },
-	end => sub { $memnode->start });
-isnt(node_rows($node)->[0]{incarnation}, $incarnation, 'the node has a new incarnation');
-my $lost = count_log_lines($node, qr/LOG:.*(lost|not answer|closed)/);
-cmp_ok($lost, '>', 0, 'a lost node is worth a line in the log');
-cmp_ok($lost, '<', 10, '... but not many');
+foreach my $loss (@losses)
+{
+	my ($what, $begin, $end) = @{$loss};
+	my %fault = (lasts => 3, begin => $begin, end => $end);
 
-survive('stopped', lasts => 3, begin => sub { $memnode->freeze }, end => sub { $memnode->thaw });
-survive('cut off', lasts => 3, begin => sub { $proxy->mode('stall') }, end => sub { $proxy->mode('pass') });
-survive(
-	'cut off one way, to the node',
-	lasts => 3,
-	begin => sub { $proxy->mode('stall_to_node') },
-	end => sub { $proxy->mode('pass') });
-survive(
-	'cut off one way, to the server',
-	lasts => 3,
-	begin => sub { $proxy->mode('stall_to_server') },
-	end => sub { $proxy->mode('pass') });
-survive(
-	'connections refused',
-	lasts => 3,
-	begin => sub { $proxy->mode('refuse') },
-	end => sub { $proxy->mode('pass') });
-# A slow node is used as long as it is cheaper than storage, which, with all files in the kernel's cache, it is not.
+	$writing_back ? recover($what, %fault) : survive($what, %fault);
+	next unless $what =~ /^killed/;
+	isnt(node_rows($node)->[0]{incarnation}, $incarnation, 'the node has a new incarnation');
+	my $lost = count_log_lines($node, qr/(LOG|PANIC):.*(lost|not answer|closed)/);
+	cmp_ok($lost, '>', 0, 'a lost node is worth a line in the log');
+	cmp_ok($lost, '<', 10, '... but not many');
+}
+
+# A slow node is used as long as it is cheaper than storage, which, with all files in the kernel's cache, it is not. For dirty
+# pages there is no choice.
 $node->safe_psql('postgres', 'ALTER SYSTEM SET legobase.kernel_cache_reads = auto');
 $node->reload;
 survive(
@@ -139,6 +175,7 @@ survive(
 	});
 
 # Comes and goes: each time it is used before it goes again.
+sub come_and_go
 {
 	my $run = $workload->start(clients => 4, seconds => 8, scripts => \%short);
 	my $times = 0;
@@ -157,7 +194,10 @@ survive(
 	ok(LegoBase::Workload::finish($run), "coming and going: no query failed, no sum was wrong");
 	cmp_ok($times, '>', 0, "coming and going: $times times");
 	$workload->check('coming and going');
+	return;
 }
+
+come_and_go() unless $writing_back;
 
 # --- connections that mean nothing ------------------------------------------------------------------------------------
 
@@ -219,6 +259,32 @@ sub flip_bits
 	return $flipped;
 }
 
+# With no page in a file that could be read instead.
+sub damage_dirty_pages
+{
+	my ($server, $damaged, $transport) = @_;
+	my $position = log_position($server);
+	my $query = q{SELECT count(*) FROM marked WHERE word = 'DamageThese' || 'RowsToo' || id};
+
+	$server->safe_psql('postgres', q{UPDATE marked SET word = 'DamageThese' || 'RowsToo' || id});
+	fill_buffers($server);
+	cmp_ok(dirty_pages_of($server, 'postgres', 'marked'), '>', 30, "$transport: dirty pages in remote memory");
+	cmp_ok(flip_bits($damaged->pid, 'DamageTheseRowsToo'), '>', 100, "$transport: ... are damaged");
+	isnt($server->psql('postgres', $query), 0, "$transport: they are not read");
+	ok(wait_for('PANIC', 10, sub { count_log_lines($server, qr/PANIC:/, $position) }), "$transport: there is a PANIC");
+	ok(
+		wait_for(
+			'restarted', 20,
+			sub {
+				count_log_lines($server, qr/ready to accept connections/, $position)
+				  && $server->psql('postgres', 'SELECT 1') == 0;
+			}),
+		"$transport: the server restarts itself");
+	is($server->safe_psql('postgres', $query), 3000, "$transport: all rows are there");
+	wait_for_nodes($server);
+	return;
+}
+
 foreach my $transport ('tcp', 'shm')
 {
 	my $damaged = LegoBase::Memnode->new(transport => $transport);
@@ -240,6 +306,7 @@ foreach my $transport ('tcp', 'shm')
 	my $failures = summary($server)->{checksum_failures};
 	is($server->safe_psql('postgres', $query), 3000, "$transport: the rows are right again");
 	is(summary($server)->{checksum_failures}, $failures, "$transport: ... and undamaged");
+	damage_dirty_pages($server, $damaged, $transport) if $writing_back;
 	$server->stop;
 	$damaged->stop;
 }

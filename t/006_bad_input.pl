@@ -102,7 +102,7 @@ command_ok(
 	[
 		'cc', '-std=gnu11', '-D_GNU_SOURCE', '-Wall', '-Wextra', '-Werror', "-I$source_tree/src/common", '-o', $peer,
 		"$FindBin::RealBin/lib/peer.c",
-		(map { "$source_tree/src/common/lb_$_.c" } ('status', 'page', 'uri', 'net', 'wire', 'stream')), '-lxxhash'
+		(map { "$source_tree/src/common/lb_$_.c" } ('status', 'page', 'uri', 'net', 'wire', 'wire_flush', 'stream')), '-lxxhash'
 	],
 	'the peer compiles');
 
@@ -118,8 +118,9 @@ sub greeting
 {
 	my $memnode = LegoBase::Memnode->new(transport => 'tcp');
 
-	greeting($memnode, qr/^WELCOME version=1$/m);
-	greeting($memnode, qr/^ERROR version: /, 'version=2');
+	greeting($memnode, qr/^WELCOME version=2$/m);
+	greeting($memnode, qr/^ERROR version: /, 'version=1');
+	greeting($memnode, qr/^ERROR version: /, 'version=3');
 	greeting($memnode, qr/^ERROR version: /, 'version=0');
 	greeting($memnode, qr/^ERROR page.size: .*4096/, 'page_size=4096', 'epoch=5');
 	greeting($memnode, qr/^ERROR (role|malformed)|^closed/, 'role=99');

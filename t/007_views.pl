@@ -14,7 +14,7 @@ use Time::HiRes qw(time);
 
 my @views = map { "legobase_$_" } qw(summary nodes stat_io checkpoints pages latency);
 my $memnode = LegoBase::Memnode->new(memory => '64MB');
-my $node = legobase_cluster('views', nodes => [$memnode], conf => 'legobase.node_timeout = 10s');
+my $node = legobase_cluster('views', nodes => [$memnode], conf => 'legobase.node_timeout = 10s', write_mode => 'writethrough');
 
 make_filler($node);
 $node->safe_psql(

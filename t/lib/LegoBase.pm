@@ -2,6 +2,9 @@
 #
 # A test makes clusters with legobase_cluster() and memory nodes with LegoBase::Memnode. Whatever was started through
 # these is ended when the test ends.
+#
+# LEGOBASE_WRITE_MODE, "writeback" (the default) or "writethrough", is the mode of clusters for which a test does not ask
+# for one of its own: the same tests are run in both.
 
 package LegoBase;
 
@@ -21,21 +24,25 @@ use Time::HiRes qw(time usleep);
 use LegoBase::Memnode;
 
 our @EXPORT = qw(
-  $source_tree
+  $source_tree $write_mode
   wait_for alive
-  legobase_cluster start_with_options start_stock start_legobase crash_by
+  legobase_cluster expect_write_mode start_with_options start_stock start_legobase crash_by
   summary node_rows up_nodes wait_for_nodes wait_for_pool
   install_functions make_filler fill_buffers settle make_remote pages_of relation_key remote_pages
-  differing_blocks
-  embedded_node_pid server_process processes_of wait_until_gone
+  dirty_pages_of files_behind differing_blocks
+  embedded_node_pid server_process server_processes processes_of stopped_processes wait_until_gone
   amcheck_clean in_background finish_background
-  count_log_lines has_fault_points
+  log_position log_since count_log_lines has_fault_points fault_points_of set_fault_points
 );
 
 our $source_tree = abs_path(dirname(__FILE__) . '/../..');
+our $write_mode = $ENV{LEGOBASE_WRITE_MODE} // 'writeback';
+
+croak "LEGOBASE_WRITE_MODE is $write_mode" unless $write_mode =~ /^write(back|through)$/;
 
 my @clusters;
 my @children;
+my %mode_of;	# the write mode that a cluster is to come to, by its name
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -71,20 +78,49 @@ sub alive
 # --- clusters --------------------------------------------------------------------------------------------------------
 
 # Make, configure and start a cluster. Parameters:
-#	nodes     undef: an embedded memory node; else the URIs, or LegoBase::Memnode objects, in an array
-#	stock     true: without legobase
-#	conf      more lines for postgresql.conf
-#	init      parameters for PostgreSQL::Test::Cluster->init
-#	start     false: don't start
+#	nodes       undef: an embedded memory node; else the URIs, or LegoBase::Memnode or LegoBase::Proxy objects, in an array
+#	write_mode  "writeback" or "writethrough"; default $write_mode
+#	stock       true: without legobase
+#	conf        more lines for postgresql.conf
+#	init        parameters for PostgreSQL::Test::Cluster->init
+#	start       false: don't start
 # Local memory is tiny (128 buffers), so that nearly every page in use is in remote memory.
+#
+# In write-back, legobase.write_mode is left alone: that is what it is by default, once the memory node has proved that it
+# sees the data directory, and the server syncs its files. Memory nodes are told where the data directory is.
 sub legobase_cluster
 {
 	my ($name, %params) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init(allows_streaming => 1, extra => ['--no-locale', '-E', 'UTF8'], %{ $params{init} // {} });
+	$params{write_mode} //= $write_mode;
+	$node->init(allows_streaming => 1, %{ $params{init} // {} },
+		extra => [ '--no-locale', '-E', 'UTF8', @{ $params{init}{extra} // [] } ]);
 	$node->append_conf('postgresql.conf', cluster_settings(%params));
+	expect_write_mode($node, $params{write_mode}) unless $params{stock};
+	show_data_directory($node, $params{nodes}) if $params{write_mode} eq 'writeback';
 	return started($node, %params);
+}
+
+# From now on wait_for_nodes() waits for this write mode; undef: for any.
+sub expect_write_mode
+{
+	my ($node, $mode) = @_;
+
+	$mode_of{ $node->name } = $mode;
+	return;
+}
+
+# Memory nodes are started before there is a data directory to show to them; where they listen stays the same.
+sub show_data_directory
+{
+	my ($node, $nodes) = @_;
+
+	foreach my $memnode (map { LegoBase::Memnode::behind($_) } @{ $nodes // [] })
+	{
+		$memnode->add_storage($node->data_dir);
+	}
+	return;
 }
 
 sub started
@@ -109,6 +145,8 @@ sub cluster_settings
 
 	if (!$params{stock})
 	{
+		# PostgreSQL::Test::Cluster turns it off
+		push @lines, $params{write_mode} eq 'writeback' ? 'fsync = on' : "legobase.write_mode = 'writethrough'";
 		push @lines, "shared_preload_libraries = 'legobase'", 'legobase.kernel_cache_reads = off',
 		  'legobase.embedded_memory = 64MB', 'legobase.max_remote_pool_size = 64MB';
 	}
@@ -193,17 +231,22 @@ sub up_nodes
 	return summary($node)->{nodes_up};
 }
 
-# Wait until all nodes are up and have granted memory.
+# Wait until all nodes are up and have granted memory, and the server writes as it is to.
 sub wait_for_nodes
 {
 	my ($node, $limit) = @_;
+	my $mode = $mode_of{ $node->name };
 
 	return wait_for(
 		'all memory nodes are up',
 		$limit // 20,
 		sub {
 			my $s = summary($node);
-			return $s->{nodes_total} > 0 && $s->{nodes_up} == $s->{nodes_total} && $s->{pool_pages} > 0;
+			return
+				 $s->{nodes_total} > 0
+			  && $s->{nodes_up} == $s->{nodes_total}
+			  && $s->{pool_pages} > 0
+			  && (!defined $mode || $s->{write_mode} eq $mode);
 		});
 }
 
@@ -289,6 +332,26 @@ sub remote_pages
 	my ($node, $db, $relation) = @_;
 
 	return pages_of($node, relation_key($node, $db, $relation));
+}
+
+# How many pages of a relation are in remote memory in a version that its file does not have.
+sub dirty_pages_of
+{
+	my ($node, $db, $relation) = @_;
+	my ($database, $relfilenode) = split ' ', relation_key($node, $db, $relation);
+
+	return $node->safe_psql('postgres',
+		"SELECT count(*) FROM legobase_pages WHERE dirty AND reldatabase = $database AND relfilenode = $relfilenode");
+}
+
+# How many blocks of a relation the file has otherwise than the server, as things are.
+sub files_behind
+{
+	my ($node, $db, $relation) = @_;
+
+	return $node->safe_psql($db,
+		"SELECT count(*) FROM forks_of_tests() f, generate_series(0, blocks - 1) block WHERE name = '$relation'
+			AND get_raw_page(name, fork, block) <> pg_read_binary_file(path, block * 8192, 8192)");
 }
 
 # --- functions in the database ---------------------------------------------------------------------------------------
@@ -403,17 +466,28 @@ sub embedded_node_pid
 	return;
 }
 
-# The pid of a server process by its title, such as "checkpointer".
+# The pid of a server process by its title, such as "checkpointer"; all of them.
 sub server_process
+{
+	my ($node, $title) = @_;
+
+	return (server_processes($node, $title))[0];
+}
+
+sub server_processes
 {
 	my ($node, $title) = @_;
 	my $postmaster = $node->{_pid};
 
-	foreach my $pid (pids_by_name(qr{^postgres: .*\b\Q$title\E\b}))
-	{
-		return $pid if slurp_proc("/proc/$pid/stat") =~ /\) \S $postmaster /;
-	}
-	return;
+	return grep { slurp_proc("/proc/$_/stat") =~ /\) \S $postmaster / } pids_by_name(qr{^postgres: .*\b\Q$title\E\b});
+}
+
+# Those of the server's processes that were stopped by a signal.
+sub stopped_processes
+{
+	my ($node) = @_;
+
+	return grep { slurp_proc("/proc/$_/stat") =~ /\) T / } processes_of($node);
 }
 
 # All processes of the server, the postmaster first.
@@ -465,12 +539,32 @@ sub finish_background
 	return $status;
 }
 
+# Where the server's log ends now, and what was added to it since.
+sub log_position
+{
+	my ($node) = @_;
+
+	return -s $node->logfile // 0;
+}
+
+sub log_since
+{
+	my ($node, $position) = @_;
+
+	open(my $log, '<', $node->logfile) or return '';
+	seek($log, $position, 0);
+	local $/;
+	return <$log> // '';
+}
+
+# With a position: from there on
 sub count_log_lines
 {
-	my ($node, $pattern) = @_;
+	my ($node, $pattern, $position) = @_;
 	my $count = 0;
 
 	open(my $log, '<', $node->logfile) or return 0;
+	seek($log, $position // 0, 0);
 	while (<$log>)
 	{
 		$count++ if $_ =~ $pattern;
@@ -485,6 +579,30 @@ sub has_fault_points
 
 	return $node->safe_psql('postgres',
 		"SELECT count(*) FROM pg_settings WHERE name = 'legobase.fault_points'") eq '1';
+}
+
+# The names of the fault points in source files, by their patterns
+sub fault_points_of
+{
+	my %points;
+
+	foreach my $file (map { glob "$source_tree/$_" } @_)
+	{
+		my $text = PostgreSQL::Test::Utils::slurp_file($file);
+		$points{$1} = 1 while $text =~ /LB_FAULT\(\s*"([^"]+)"/g;
+	}
+	return sort keys %points;
+}
+
+# Set what postgresql.conf says of fault points, and tell it to these processes only; by default to the postmaster, and so
+# to all. It takes it from there also while it restarts its children.
+sub set_fault_points
+{
+	my ($node, $specification, @processes) = @_;
+
+	$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$specification'");
+	kill 'HUP', @processes ? @processes : $node->{_pid};
+	return;
 }
 
 # In this order: clients, servers, their embedded memory nodes. (Memory nodes of their own end themselves.)

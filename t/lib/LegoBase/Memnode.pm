@@ -18,6 +18,7 @@ my $count = 0;
 #	transport   'tcp' (a free port on 127.0.0.1) or 'shm' (a socket in a private folder)
 #	listen      instead of transport: the URI
 #	memory      default 64MB
+#	storage     data directories that it sees, in an array; add_storage() adds one
 #	args        more arguments
 #	start       false: don't start
 sub new
@@ -27,6 +28,8 @@ sub new
 	my $self = bless {
 		memory => $params{memory} // '64MB',
 		args => $params{args} // [],
+		storage => [ @{ $params{storage} // [] } ],
+		more => [],
 		pid => undef,
 		number => ++$count,
 	}, $class;
@@ -37,6 +40,31 @@ sub new
 	$self->{uri} = $self->{listen};
 	$self->start unless exists $params{start} && !$params{start};
 	return $self;
+}
+
+# Who serves this address: the node itself, the one behind a proxy; nothing for a mere URI.
+sub behind
+{
+	my ($target) = @_;
+
+	return $target if ref $target && $target->isa(__PACKAGE__);
+	return unless ref $target;
+	return grep { ($_->port // 0) == $target->node_port } values %running;
+}
+
+# From now on it sees this data directory as well: started again, with the arguments it had, if it runs.
+sub add_storage
+{
+	my ($self, $folder) = @_;
+
+	return if grep { $_ eq $folder } @{ $self->{storage} };
+	push @{ $self->{storage} }, $folder;
+	if ($self->running)
+	{
+		$self->stop;
+		$self->start(@{ $self->{more} });
+	}
+	return;
 }
 
 sub uri { return $_[0]->{uri}; }
@@ -57,6 +85,7 @@ sub launch
 	my $output = "$self->{folder}/output";
 	my $pid;
 
+	$self->{more} = \@more;
 	open(my $out, '>', $output) or croak "$output: $!";
 	$pid = fork // croak "fork: $!";
 	if ($pid == 0)
@@ -65,7 +94,7 @@ sub launch
 		open(STDOUT, '>&', $out);
 		open(STDERR, '>&', $out);
 		exec('legobase-memnode', '--listen', $self->{listen}, '--memory', $self->{memory}, '--no-huge-pages',
-			@{ $self->{args} }, @more)
+			(map { ('--storage', $_) } @{ $self->{storage} }), @{ $self->{args} }, @more)
 		  or POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;
@@ -73,7 +102,8 @@ sub launch
 	return;
 }
 
-# Start and wait for the line that says it is ready. The same address again when it was started before.
+# Start and wait for the line that says it is ready. The same address again when it was started before; the arguments
+# are added for this time.
 sub start
 {
 	my ($self, @more) = @_;

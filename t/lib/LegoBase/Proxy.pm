@@ -49,12 +49,13 @@ sub new
 		POSIX::_exit(0);
 	}
 	close $theirs;
-	my $self = bless { pid => $pid, control => $ours, port => $listener->sockport }, $class;
+	my $self = bless { pid => $pid, control => $ours, port => $listener->sockport, node_port => $node_port }, $class;
 	$running{$pid} = 1;
 	return $self;
 }
 
 sub port { return $_[0]->{port}; }
+sub node_port { return $_[0]->{node_port}; }
 sub uri { return "tcp://127.0.0.1:$_[0]->{port}"; }
 
 # Give a command and wait until it is in force.

@@ -14,18 +14,21 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use constant TABLES => 4;
-use constant ROWS => 5000;
 use constant GROUPS => 50;
 use constant BALANCE => 1000;
 
 # --- set-up ----------------------------------------------------------------------------------------------------------
 
-# Make the tables: together about ten times the size of local memory.
+# Make the tables: with 5000 rows each (parameter rows), together about ten times the size of local memory.
 sub new
 {
-	my ($class, $node) = @_;
-	my $self = bless { node => $node, folder => PostgreSQL::Test::Utils::tempdir_short() }, $class;
-	my ($rows, $groups, $balance, $last) = (ROWS, GROUPS, BALANCE, TABLES - 1);
+	my ($class, $node, %params) = @_;
+	my $self = bless {
+		node => $node,
+		rows => $params{rows} // 5000,
+		folder => PostgreSQL::Test::Utils::tempdir_short()
+	}, $class;
+	my ($rows, $groups, $balance, $last) = ($self->{rows}, GROUPS, BALANCE, TABLES - 1);
 
 	foreach my $i (0 .. $last)
 	{
@@ -46,12 +49,13 @@ sub new
 sub write_scripts
 {
 	my ($self) = @_;
+	my $rows = $self->{rows};
 	my $last_group = GROUPS - 1;
-	my $last_in_group = ROWS / GROUPS - 1;
+	my $last_in_group = $rows / GROUPS - 1;
 	my $last_table = TABLES - 1;
 	my $groups = GROUPS;
-	my $group_sum = TABLES * BALANCE * ROWS / GROUPS;
-	my $sum = TABLES * BALANCE * ROWS;
+	my $group_sum = TABLES * BALANCE * $rows / GROUPS;
+	my $sum = TABLES * BALANCE * $rows;
 	my %scripts = (
 		# tables in one order in all transactions: no deadlocks
 		transfer => qq{
@@ -80,12 +84,12 @@ RESET ALL;
 		total => qq{
 SET enable_indexscan = off;
 SET enable_bitmapscan = off;
-SELECT 1 / (sum(balance) = $sum AND count(*) = ${\(TABLES * ROWS)})::int FROM account;
+SELECT 1 / (sum(balance) = $sum AND count(*) = ${\(TABLES * $rows)})::int FROM account;
 RESET ALL;
 },
 		row => qq{
 \\set t random(0, $last_table)
-\\set a random(0, ${\(ROWS - 1)})
+\\set a random(0, ${\($rows - 1)})
 SELECT 1 / (count(*) = 1)::int FROM account_:t WHERE id = :a AND grp = :a % $groups AND pad = repeat('x', 300);
 });
 
@@ -141,13 +145,22 @@ sub finish
 
 # --- afterwards ------------------------------------------------------------------------------------------------------
 
-# All sums, by table scan and by index; then amcheck.
+# Two rows between which amounts can be moved, by their numbers.
+sub two_of_a_group
+{
+	my ($self) = @_;
+	my $group = int rand GROUPS;
+
+	return map { $group + GROUPS * int rand($self->{rows} / GROUPS) } (1, 2);
+}
+
+# All sums, by table scan and by index.
 sub check
 {
 	my ($self, $what, $server) = @_;
 	my $node = $server // $self->{node};
-	my $sum = TABLES * BALANCE * ROWS;
-	my $rows = TABLES * ROWS;
+	my $sum = TABLES * BALANCE * $self->{rows};
+	my $rows = TABLES * $self->{rows};
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	is($node->safe_psql('postgres', 'SELECT count(*), sum(balance) FROM account'), "$rows|$sum", "$what: the sum");
@@ -157,7 +170,7 @@ sub check
 		"$what: the sum by index");
 	is( $node->safe_psql('postgres',
 			'SELECT count(*) FROM (SELECT grp FROM account GROUP BY grp HAVING sum(balance) <> '
-			  . TABLES * BALANCE * ROWS / GROUPS
+			  . TABLES * BALANCE * $self->{rows} / GROUPS
 			  . ') wrong'),
 		0,
 		"$what: the sum of each group");
