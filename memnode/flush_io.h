@@ -14,7 +14,7 @@
 #include <sys/uio.h>
 #include "lb_status.h"
 
-#define FLUSH_IO_DEPTH 16  /* requests in flight at most */
+#define FLUSH_IO_DEPTH 16  /* requests in flight at most, of any kind */
 #define FLUSH_IO_VECTOR 32 /* buffers in one write */
 
 typedef enum flush_io_kind
@@ -41,6 +41,7 @@ typedef struct flush_io flush_io;
 typedef struct flush_io_operations
 {
 	const char *name;
+	int depth; /* requests in flight at most */
 	void (*submit)(flush_io *io, flush_request *request);
 	flush_request *(*wait)(flush_io *io);
 	void (*close)(flush_io *io);
@@ -57,7 +58,7 @@ struct flush_io
  */
 extern flush_io *flush_io_open(flush_io_kind kind, lb_status *fallback, lb_status *status);
 
-/* Hand over a request, at most FLUSH_IO_DEPTH at a time. It begins now or in the next flush_io_wait. */
+/* Hand over a request, at most operations->depth at a time. It begins now or in the next flush_io_wait. */
 static inline void
 flush_io_submit(flush_io *io, flush_request *request)
 {

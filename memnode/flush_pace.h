@@ -11,7 +11,7 @@
  * ourselves, but does find out in the end that storage has become slower for other reasons.
  *
  * The rate never falls below a floor, so that flushing always ends; that of a requested flush is higher, because a checkpoint
- * waits for it, with WAL piling up meanwhile. And it is not held back at all when the compute node has not reported
+ * waits for it, with WAL piling up meanwhile. And a requested flush is not held back at all when the compute node has not reported
  * for FLUSH_PACE_SILENCE_NS: as at shutdown and before redo ends, nobody is reading then, and the checkpoint is downtime.
  */
 #ifndef MEMNODE_FLUSH_PACE_H
@@ -41,9 +41,11 @@ typedef struct flush_pace
 
 	/* since the last report */
 	uint64_t pages;
-	uint64_t busy_ns;
+	uint64_t busy_ns; /* in which rounds were under way, counted when they end */
+	bool wrote;       /* a round was under way at any time */
 
-	/* the last round */
+	/* the round under way, or the last one */
+	bool under_way;
 	uint32_t round_pages;
 	uint64_t round_began_ns;
 } flush_pace;
@@ -53,11 +55,11 @@ extern void flush_pace_init(flush_pace *pace);
 /* The compute node's report: reads from storage since its last one, and what they took on average. */
 extern void flush_pace_load(flush_pace *pace, uint32_t reads, uint32_t read_us, uint64_t now_ns);
 
-/* A round has just ended: pages were written to storage in elapsed_ns. */
-extern void flush_pace_round(flush_pace *pace, uint32_t pages, uint64_t elapsed_ns,
-							 uint64_t now_ns);
+/* A round begins; it has ended, and so many pages were written to storage. */
+extern void flush_pace_begin(flush_pace *pace, uint64_t now_ns);
+extern void flush_pace_end(flush_pace *pace, uint32_t pages, uint64_t now_ns);
 
-/* How long to wait from now until the next round may begin. requested: a FLUSH is not yet satisfied. */
+/* Between rounds: how long to wait from now until the next round may begin. requested: a FLUSH is not yet satisfied. */
 extern uint64_t flush_pace_wait_ns(const flush_pace *pace, bool requested, uint64_t now_ns);
 
 #endif /* MEMNODE_FLUSH_PACE_H */

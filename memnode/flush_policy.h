@@ -9,8 +9,8 @@
  *   dirty_percent of what is granted, until three quarters of that limit are reached: a pass for every few pages above the
  *   limit would sync many files for little.
  * - *age*: a page that stays dirty for long is work left to the next checkpoint, more redo if memory is lost, and a reason
- *   to PANIC where a clean page would be a cache miss. Pages older than age_s make a pass; it takes those older than
- *   half of that too, so that the next one is half the age away.
+ *   to PANIC where a clean page would be a cache miss. A page older than age_s starts a pass, which goes on until none is
+ *   older than half of that, so that the next one is half the age away.
  * - *imbalance*: one file has more than half of all dirty pages, and they are more than half of the ratio's limit. Writing
  *   that file alone gives the longest runs of neighbours and costs a single sync; waiting for the ratio would mix it with the
  *   pages of many others. Not below FLUSH_POLICY_FILE_MIN pages: a small file is not worth a pass of its own.
@@ -61,6 +61,7 @@ typedef struct flush_decision
 /* What is remembered from one decision to the next; one a tenant, zero at first. */
 typedef struct flush_policy
 {
+	bool aging; /* a page had reached the age, and not all older than half of it are written yet */
 	bool draining; /* the ratio's limit was reached, and three quarters of it not yet again */
 } flush_policy;
 

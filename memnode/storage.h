@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "lb_page.h"
 #include "lb_status.h"
 #include "lb_wire.h"
@@ -23,6 +24,9 @@
 #define STORAGE_NONCE_FILE "pgsql_tmp_legobase/pgsql_tmp_nonce"
 #define STORAGE_FENCE_FILE "pgsql_tmp_legobase/pgsql_tmp_fence"
 
+/* Bytes of a path in an lb_status, which has to have room for the reason. */
+#define STORAGE_PATH_END 120
+
 /* Do these two pages lie in one file? */
 static inline bool
 storage_same_file(const lb_page_tag *a, const lb_page_tag *b)
@@ -30,6 +34,15 @@ storage_same_file(const lb_page_tag *a, const lb_page_tag *b)
 	return a->relation == b->relation && a->fork == b->fork &&
 		   a->block / STORAGE_SEGMENT_BLOCKS == b->block / STORAGE_SEGMENT_BLOCKS &&
 		   a->tablespace == b->tablespace && a->database == b->database;
+}
+
+/* A path for a message: all of it, or the end of a long one. */
+static inline const char *
+storage_path_end(const char *path)
+{
+	size_t length = strlen(path);
+
+	return length > STORAGE_PATH_END ? path + length - STORAGE_PATH_END : path;
 }
 
 /*
@@ -41,10 +54,13 @@ extern bool storage_page_path(const char *root, const char *version_folder, cons
 							  char path[PATH_MAX], lb_status *status);
 
 /*
- * Find the data directory of the instance: the one with a nonce file ("legobase nonce UUID NONCE", both 32 hex digits)
- * that has this uuid. It is either one of the roots or a folder directly in one, so that a root can hold the data
- * directories of several instances. path: the data directory as this machine sees it. False with LB_INVALID if there is
- * none, or LB_SYSTEM if something could not be looked at; the message says where it was looked for and what was in the way.
+ * Find the data directory of the instance: the one whose nonce file ("legobase nonce UUID NONCE", both 32 hex digits) has
+ * this uuid. It is either one of the roots or a folder directly in one, so that a root can hold the data directories of
+ * several instances. path: the data directory as this machine sees it. False with LB_INVALID if there is none, or
+ * LB_SYSTEM if there is none and something could not be looked at; the message says where it was looked for.
+ *
+ * A copy of a data directory may have the uuid too. The newest nonce file counts: the agent has just written it, and will
+ * refuse any other nonce. Two folders with the same nonce can't be told apart, which is an error.
  *
  * Never opens a fence file: see storage_fence_lock.
  */

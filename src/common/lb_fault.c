@@ -35,7 +35,7 @@ typedef struct fault_point
 	fault_action action;
 	uint32_t wait_ms; /* FAULT_WAIT */
 	uint32_t only_at; /* the Nth time, or 0: every time */
-	uint32_t reached;
+	uint32_t reached; /* atomic */
 } fault_point;
 
 typedef struct fault_plan
@@ -176,11 +176,12 @@ lb_fault_reached(const char *name)
 	for (int i = 0; i < plan.count; i++)
 	{
 		fault_point *point = &plan.points[i];
+		uint32_t reached;
 
 		if (strcmp(point->name, name) != 0)
 			continue;
-		point->reached++;
-		if (point->only_at != 0 && point->reached != point->only_at)
+		reached = __atomic_add_fetch(&point->reached, 1, __ATOMIC_RELAXED);
+		if (point->only_at != 0 && reached != point->only_at)
 			continue;
 		switch (point->action)
 		{

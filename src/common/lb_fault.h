@@ -28,7 +28,8 @@ extern bool lb_fault_armed;
 /*
  * Replace the specification and forget the counts; null or empty disarms. False with LB_INVALID, and no change, for a
  * malformed one. In builds without fault points only the empty one is accepted. Specifications are at most 500 bytes,
- * with at most 16 points. Async-signal unsafe; not for use while other threads run through fault points.
+ * with at most 16 points. Async-signal unsafe; not for use while other threads run through fault points, which several
+ * threads may do at the same time.
  */
 extern bool lb_fault_set(const char *specification, lb_status *status);
 
