@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,23 +37,35 @@ write_durably(const char *path, const char *text, int length, lb_status *status)
 	return good;
 }
 
+/* Others may read the file at any time: they find the old text or the new one, whole. */
+static bool
+replace_durably(const char *path, const char *path_new, const char *text, lb_status *status)
+{
+	if (!write_durably(path_new, text, strlen(text), status))
+		return false;
+	if (durable_rename(path_new, path, LOG) != 0)
+		return lb_fail(status, LB_SYSTEM, "could not replace file \"%s\"", path);
+	return true;
+}
+
+/* Two digits for each byte, and a terminating zero. */
+static const char *
+hexadecimal(const uint8 *bytes, int count, char *text)
+{
+	for (int i = 0; i < count; i++)
+		snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+	return text;
+}
+
 static bool
 store(const Instance *instance, lb_status *status)
 {
 	char text[200];
-	int length;
+	char uuid[2 * LB_UUID_SIZE + 1];
 
-	length = snprintf(text, sizeof(text), "format %d\nuuid ", INSTANCE_FORMAT);
-	for (int i = 0; i < LB_UUID_SIZE; i++)
-		length += snprintf(text + length, sizeof(text) - length, "%02x", instance->uuid[i]);
-	length += snprintf(text + length, sizeof(text) - length, "\nepoch " UINT64_FORMAT "\n",
-					   instance->epoch);
-
-	if (!write_durably(INSTANCE_FILE_NEW, text, length, status))
-		return false;
-	if (durable_rename(INSTANCE_FILE_NEW, INSTANCE_FILE, LOG) != 0)
-		return lb_fail(status, LB_SYSTEM, "could not replace file \"%s\"", INSTANCE_FILE);
-	return true;
+	snprintf(text, sizeof(text), "format %d\nuuid %s\nepoch " UINT64_FORMAT "\n", INSTANCE_FORMAT,
+			 hexadecimal(instance->uuid, LB_UUID_SIZE, uuid), instance->epoch);
+	return replace_durably(INSTANCE_FILE, INSTANCE_FILE_NEW, text, status);
 }
 
 static bool
@@ -91,21 +104,61 @@ parse(FILE *file, Instance *instance)
 }
 
 bool
-InstanceLoad(Instance *instance, lb_status *status)
+InstanceRead(Instance *instance, bool *exists, lb_status *status)
 {
 	FILE *file = AllocateFile(INSTANCE_FILE, PG_BINARY_R);
 	bool understood;
 
-	if (file == NULL && errno == ENOENT)
-		return create(instance, status);
+	*exists = file != NULL || errno != ENOENT;
 	if (file == NULL)
-		return lb_fail_errno(status, "could not open file \"%s\"", INSTANCE_FILE);
+		return !*exists || lb_fail_errno(status, "could not open file \"%s\"", INSTANCE_FILE);
 	understood = parse(file, instance);
 	FreeFile(file);
 	if (!understood)
 		return lb_fail(status, LB_INVALID, "file \"%s\" is damaged; remove it, it holds no data",
 					   INSTANCE_FILE);
 	return true;
+}
+
+uint64
+InstanceFenceEpoch(int fd)
+{
+	char text[64];
+	uint64 epoch;
+	ssize_t length = pread(fd, text, sizeof(text) - 1, 0);
+
+	if (length <= 0)
+		return 0;
+	text[length] = '\0';
+	if (sscanf(text, "legobase fence %16" SCNx64, &epoch) != 1 || epoch > EPOCH_MAX)
+		return 0;
+	return epoch;
+}
+
+/* The instance's file may have been removed, or be an old one: no attachment of it would be allowed to write. */
+static bool
+stay_above_fence(Instance *instance, lb_status *status)
+{
+	int fd = BasicOpenFile(INSTANCE_FENCE_FILE, O_RDONLY | PG_BINARY);
+
+	if (fd < 0)
+		return errno == ENOENT ||
+			   lb_fail_errno(status, "could not open file \"%s\"", INSTANCE_FENCE_FILE);
+	instance->epoch = Max(instance->epoch, InstanceFenceEpoch(fd));
+	close(fd);
+	return true;
+}
+
+bool
+InstanceLoad(Instance *instance, lb_status *status)
+{
+	bool exists;
+
+	if (!InstanceRead(instance, &exists, status))
+		return false;
+	if (!exists && !create(instance, status))
+		return false;
+	return stay_above_fence(instance, status);
 }
 
 bool
@@ -121,4 +174,22 @@ InstanceRaiseEpoch(Instance *instance, uint64 at_least, lb_status *status)
 		return false;
 	*instance = raised;
 	return true;
+}
+
+bool
+InstanceWriteNonce(uint8 nonce[LB_NONCE_SIZE], lb_status *status)
+{
+	Instance instance;
+	char uuid_text[2 * LB_UUID_SIZE + 1];
+	char nonce_text[2 * LB_NONCE_SIZE + 1];
+	char text[200];
+
+	if (!InstanceLoad(&instance, status))
+		return false;
+	if (!pg_strong_random(nonce, LB_NONCE_SIZE))
+		return lb_fail(status, LB_SYSTEM, "could not generate a random nonce");
+	snprintf(text, sizeof(text), "legobase nonce %s %s\n",
+			 hexadecimal(instance.uuid, LB_UUID_SIZE, uuid_text),
+			 hexadecimal(nonce, LB_NONCE_SIZE, nonce_text));
+	return replace_durably(INSTANCE_NONCE_FILE, INSTANCE_NONCE_FILE ".new", text, status);
 }

@@ -6,12 +6,15 @@
 
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/varlena.h"
 
+#include "legobase.h"
 #include "lb_fault.h"
 #include "lb_page.h"
 #include "lb_wire.h"
 #include "settings.h"
+#include "write_back.h"
 
 #define PAGES_PER_MB (1024 * 1024 / LB_PAGE_SIZE)
 #define DEFAULT_EXTERNAL_POOL_MB 1024
@@ -24,6 +27,8 @@ int max_remote_pool_size_mb;
 bool take_over;
 int remote_pool_size_mb;
 int node_timeout_ms;
+int write_mode;
+char *fence_command;
 bool debug_compare;
 int kernel_cache_reads;
 int read_ahead_pages;
@@ -36,6 +41,15 @@ static const struct config_enum_entry kernel_cache_options[] = {
 	{"auto", KERNEL_CACHE_READS_AUTO, false},
 	{NULL, 0, false},
 };
+
+static const struct config_enum_entry write_mode_options[] = {
+	{"auto", WRITE_MODE_AUTO, false},
+	{"writethrough", WRITE_MODE_WRITETHROUGH, false},
+	{"writeback", WRITE_MODE_WRITEBACK, false},
+	{NULL, 0, false},
+};
+
+static GucBoolCheckHook next_fsync_check;
 
 bool
 settings_embedded(void)
@@ -166,6 +180,64 @@ assign_memory_nodes(const char *newval, void *extra)
 	node_count = pg_strcasecmp(newval, "embedded") == 0 ? 0 : parse_node_list(newval, node_uris);
 }
 
+/* What stands in the command is found out when it is written down, not when it is needed. */
+static bool
+check_fence_command(char **newval, void **extra, GucSource source)
+{
+	for (const char *at = *newval; *at; at++)
+	{
+		if (*at != '%')
+			continue;
+		at++;
+		if (*at == '\0' || strchr("uhp%", *at) == NULL)
+		{
+			GUC_check_errdetail(
+				"A percent sign must be followed by u (the node's URI), h (its host), p (a "
+				"process id) or another percent sign.");
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * With fsync off the server does not call sync handlers, ours neither: its checkpoints would not wait for pages that are in remote
+ * memory alone, and would recycle the WAL that can rebuild them. A server that is started without fsync never writes
+ * back; one that was started with it may have such pages, or may get some at any moment.
+ */
+static bool
+check_fsync(bool *newval, void **extra, GucSource source)
+{
+	if (next_fsync_check && !next_fsync_check(newval, extra, source))
+		return false;
+	if (*newval || !legobase_in_use() || !WriteBackFsyncAtStart())
+		return true;
+	GUC_check_errdetail("With legobase, \"fsync\" can't be turned off while the server runs: "
+						"checkpoints would not wait for "
+						"pages in remote memory.");
+	GUC_check_errhint("Change it in postgresql.conf, and restart the server.");
+	return false;
+}
+
+static void
+guard_fsync(void)
+{
+	struct config_generic **variables = get_guc_variables();
+
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+	{
+		struct config_bool *variable = (struct config_bool *) variables[i];
+
+		if (strcmp(variable->gen.name, "fsync") != 0)
+			continue;
+		next_fsync_check = variable->check_hook;
+		variable->check_hook = check_fsync;
+		return;
+	}
+	ereport(FATAL, (errcode(ERRCODE_INTERNAL_ERROR),
+					errmsg("legobase did not find the parameter \"%s\"", "fsync")));
+}
+
 #ifdef LB_FAULT_POINTS
 static char *fault_points_setting;
 
@@ -225,10 +297,29 @@ define_server_settings(void)
 		60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
+static void
+define_write_back_settings(void)
+{
+	DefineCustomEnumVariable("legobase.write_mode", "Who writes changed pages to storage.",
+							 "auto, writeback: the memory node, where it has proved that it sees "
+							 "this data directory, else "
+							 "the server. writethrough: always the server.",
+							 &write_mode, WRITE_MODE_AUTO, write_mode_options, PGC_SIGHUP, 0, NULL,
+							 NULL, NULL);
+	DefineCustomStringVariable("legobase.fence_command",
+							   "Shell command that makes sure that a memory node no longer runs.",
+							   "Run before a node that holds changed pages and does not answer is "
+							   "declared lost. %u: the node's URI, "
+							   "%h: its host, %p: its process id if it is known, else 0.",
+							   &fence_command, "", PGC_SIGHUP, 0, check_fence_command, NULL, NULL);
+}
+
 void
 settings_define(void)
 {
 	define_server_settings();
+	define_write_back_settings();
+	guard_fsync();
 	DefineCustomBoolVariable("legobase.debug_compare",
 							 "Compare each page that comes from remote memory with the file.", NULL,
 							 &debug_compare, false, PGC_SUSET, 0, NULL, NULL, NULL);

@@ -15,6 +15,13 @@ typedef enum KernelCacheReads
 	KERNEL_CACHE_READS_AUTO
 } KernelCacheReads;
 
+typedef enum WriteMode
+{
+	WRITE_MODE_AUTO, /* write back where a memory node has proved that it sees the data directory */
+	WRITE_MODE_WRITETHROUGH, /* every page is written to its file by the server */
+	WRITE_MODE_WRITEBACK     /* as auto; says so when it can't be done */
+} WriteMode;
+
 /* Fixed at server start */
 extern char *memory_nodes_setting;
 extern int embedded_memory_mb;
@@ -24,13 +31,18 @@ extern bool take_over;
 /* Changed by reload */
 extern int remote_pool_size_mb; /* as set: -1 means "the maximum" */
 extern int node_timeout_ms;
+extern int write_mode; /* WriteMode */
+extern char *fence_command;
 
 /* Per session */
 extern bool debug_compare;
 extern int kernel_cache_reads; /* KernelCacheReads */
 extern int read_ahead_pages;
 
-/* Define all parameters and reserve the prefix. Once, from _PG_init; needs shared_preload_libraries. */
+/*
+ * Define all parameters and reserve the prefix. Once, from _PG_init; needs shared_preload_libraries. From then on
+ * PostgreSQL's parameter fsync can't be turned off in a server that was started with it on (WriteBackFsyncAtStart).
+ */
 extern void settings_define(void);
 
 /* Is the memory node started by the extension itself? */

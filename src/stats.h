@@ -29,6 +29,8 @@ typedef enum StatCounter
 	STAT_COMPARE_MISMATCHES,
 	STAT_COMPARED_PAGES,
 	STAT_READ_TIMEOUTS,
+	STAT_WRITTEN_BACK, /* handed to remote memory instead of being written to the file */
+	STAT_FENCES,       /* memory nodes were asked to keep their hands off some pages */
 	STAT_COUNTERS
 } StatCounter;
 
