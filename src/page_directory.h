@@ -184,6 +184,8 @@ typedef struct PageSelection
 	bool by_database;
 	bool by_relation;
 	bool by_fork;
+	bool
+		clean_only; /* dirty ones stay; without it, they are lost but for a fence: see PageFenceBegin */
 	lb_page_tag from; /* block: the first one meant, with by_fork */
 	BlockNumber
 		end; /* with by_fork: the first one not meant, InvalidBlockNumber if there is no end */

@@ -23,7 +23,14 @@ selected(const PageSelection *selection, const lb_page_tag *tag)
 	return true;
 }
 
-/* Forget one entry if it is linked, and selected (null: any that is clean). */
+/* Is it one of those that stay because they are dirty? The partition's lock must be held. */
+static inline bool
+stays(const PageSelection *selection, uint32 entry)
+{
+	return selection->clean_only && (pg_atomic_read_u32(&page_entries[entry].state) & DIRTY);
+}
+
+/* Forget one entry if it is linked, and selected. */
 static bool
 forget_entry(uint32 number, const PageSelection *selection)
 {
@@ -35,12 +42,11 @@ forget_entry(uint32 number, const PageSelection *selection)
 	if ((pg_atomic_read_u32(&entry->state) & LINKED) == 0)
 		return false;
 	tag = entry->tag;
-	if (selection && !selected(selection, &tag))
+	if (!selected(selection, &tag))
 		return false;
 	bucket = bucket_of(&tag);
 	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
-	if (find_in(&bucket, &tag) == number &&
-		(selection || !(pg_atomic_read_u32(&entry->state) & DIRTY)))
+	if (find_in(&bucket, &tag) == number && !stays(selection, number))
 	{
 		count_change(&bucket);
 		page_unlink_entry(&bucket, number);
@@ -64,7 +70,7 @@ forget_blocks(const PageSelection *selection)
 
 		LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
 		entry = find_in(&bucket, &tag);
-		if (entry != INVALID_ENTRY)
+		if (entry != INVALID_ENTRY && !stays(selection, entry))
 		{
 			page_unlink_entry(&bucket, entry);
 			forgotten++;
@@ -106,9 +112,10 @@ PageDirectoryForgetSelected(const PageSelection *selection)
 uint64
 PageDirectoryForgetRange(uint32 from, uint32 to)
 {
+	PageSelection all_clean = {.clean_only = true};
 	uint64 forgotten = 0;
 
 	for (uint32 i = from; i < to; i++)
-		forgotten += forget_entry(i, NULL);
+		forgotten += forget_entry(i, &all_clean);
 	return forgotten;
 }

@@ -24,6 +24,7 @@
 #include "common/relpath.h"
 #include "miscadmin.h"
 
+#include "buffer_agent.h"
 #include "checkpoint_sync.h"
 #include "comm_buffer.h"
 #include "legobase.h"
@@ -148,18 +149,47 @@ forget_fenced(const PageSelection *selection)
 	return forgotten;
 }
 
-/* The file gets a page's newest version from here, but the present one is in remote memory, and not in the file. */
-static void
-fence_page(const lb_page_tag *tag)
-{
-	PageSelection selection = {.by_tablespace = true,
-							   .by_database = true,
-							   .by_relation = true,
-							   .by_fork = true,
-							   .from = *tag,
-							   .end = tag->block + 1};
+/* How long a write waits for its page's older version to be flushed, at least. */
+#define CLEAN_WAIT_MS 30000
+#define CLEAN_WAIT_TIMEOUTS 10
 
-	(void) forget_fenced(&selection);
+static void
+fail_write(const lb_page_tag *tag, int node)
+{
+	FlushProgress progress;
+
+	WriteBackGetFlushProgress(node, &progress);
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_IO_ERROR),
+		 errmsg("legobase: could not write block %u of relation %u/%u/%u, fork %u", tag->block,
+				tag->tablespace, tag->database, tag->relation, tag->fork),
+		 errdetail("An older version of it is in memory node \"%s\", which has not written it to "
+				   "its file in time.%s%s",
+				   NodeTableUri(node), progress.state.error[0] ? " It says: " : "",
+				   progress.state.error)));
+}
+
+/*
+ * A page goes to its file from here, but its present version is dirty in remote memory. Wait until that is durable: then nothing of it is
+ * under way, and a checkpoint that waits for it has got what it waits for. (A fence would do for the first, not for the
+ * second: the checkpoint would end before the file has anything.)
+ */
+static void
+wait_until_clean(const lb_page_tag *tag)
+{
+	uint64 limit =
+		lb_now_ns() +
+		(uint64) Max(CLEAN_WAIT_MS, CLEAN_WAIT_TIMEOUTS * node_timeout_ms) * UINT64_C(1000000);
+	int node;
+
+	while ((node = PageDirectoryDirtyNode(tag)) >= 0)
+	{
+		if (lb_now_ns() > limit)
+			fail_write(tag, node);
+		WriteBackRequestFlush();
+		BufferAgentAssist(1);
+	}
 }
 
 typedef void (*MdWriteFunction)(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum,
@@ -181,8 +211,7 @@ write_through(MdWriteFunction md_function, SMgrRelation reln, ForkNumber forknum
 		return;
 	}
 	tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
-	if (PageDirectoryDirtyNode(&tag) >= 0)
-		fence_page(&tag);
+	wait_until_clean(&tag);
 	comm_buffer = PagePushPrepare(buffer);
 	source = comm_buffer == INVALID_COMM_BUFFER ? buffer : CommBufferPage(comm_buffer);
 	PageDirectoryForget(&tag);
@@ -368,9 +397,10 @@ RemoteForgetRelation(RelFileNode rnode)
 	PageSelection selection = {.by_tablespace = true,
 							   .by_database = true,
 							   .by_relation = true,
+							   .clean_only = true,
 							   .from = page_tag(&rnode, MAIN_FORKNUM, 0)};
 
-	return forget_fenced(&selection);
+	return PageDirectoryForgetSelected(&selection);
 }
 
 /*

@@ -11,12 +11,12 @@
 extern const SmgrTable remote_smgr_table;
 
 /*
- * Forget all remote pages of a database, in one tablespace or (InvalidOid) in all. For what PostgreSQL does to whole
- * databases without asking the storage manager.
+ * Forget all remote pages of a database, dirty ones too, in one tablespace or (InvalidOid) in all; when it returns no memory node
+ * writes any of them (rule R8). For what PostgreSQL does to whole databases without asking the storage manager.
  */
 extern void RemoteForgetDatabase(Oid database, Oid tablespace);
 
-/* Forget the remote pages of a relation's storage, all forks; returns how many. */
+/* Forget the clean remote pages of a relation's storage, all forks; returns how many. */
 extern uint64 RemoteForgetRelation(RelFileNode rnode);
 
 #endif /* LEGOBASE_REMOTE_SMGR_H */

@@ -286,7 +286,7 @@ dropper(void *argument)
 	{
 		uint32 relation = random_below(&seed, RELATIONS);
 		uint32 from = random_below(&seed, 2) ? 0 : random_below(&seed, BLOCKS);
-		PageSelection selection = {true, true, true, true, tag_of(relation, from), BLOCKS};
+		PageSelection selection = {true, true, true, true, false, tag_of(relation, from), BLOCKS};
 		uint64 ignored;
 
 		if (from == 0)

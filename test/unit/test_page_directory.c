@@ -377,7 +377,7 @@ static void
 test_selections(void **state)
 {
 	lb_page_tag from = {.tablespace = 1, .database = 10, .relation = 100, .fork = 0, .block = 5};
-	PageSelection exact = {true, true, true, true, from, 8};
+	PageSelection exact = {true, true, true, true, false, from, 8};
 	PageSelection selection;
 
 	store_variety();
