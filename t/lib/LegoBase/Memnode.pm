@@ -158,6 +158,15 @@ sub signal
 	return;
 }
 
+# Has a signal stopped it?
+sub stopped
+{
+	my ($self) = @_;
+
+	open(my $stat, '<', "/proc/$self->{pid}/stat") or return 0;
+	return <$stat> =~ /\) T /;
+}
+
 sub freeze { $_[0]->signal('STOP'); return; }
 sub thaw { $_[0]->signal('CONT'); return; }
 

@@ -154,7 +154,25 @@ sub two_of_a_group
 	return map { $group + GROUPS * int rand($self->{rows} / GROUPS) } (1, 2);
 }
 
-# All sums, by table scan and by index.
+# Which of all sums, by table scan and by index, are wrong, as text; empty if none is.
+sub wrong_sums
+{
+	my ($self) = @_;
+	my $all = TABLES * $self->{rows} . '|' . TABLES * BALANCE * $self->{rows};
+	my $of_group = TABLES * BALANCE * $self->{rows} / GROUPS;
+	my @got = split /\n/, $self->{node}->safe_psql(
+		'postgres', qq{
+		SELECT count(*), sum(balance) FROM account;
+		SELECT count(*) FROM (SELECT grp FROM account GROUP BY grp HAVING sum(balance) <> $of_group) wrong;
+		SET enable_seqscan = off;
+		SELECT count(*), sum(balance) FROM account WHERE grp >= 0});
+	my @right = ($all, 0, $all);
+	my @names = ('the sum', 'groups with a wrong sum', 'the sum by index');
+
+	return join ', ', map { $got[$_] eq $right[$_] ? () : "$names[$_]: $got[$_]" } (0 .. $#right);
+}
+
+# All sums, by table scan and by index, as tests.
 sub check
 {
 	my ($self, $what, $server) = @_;

@@ -1,0 +1,509 @@
+# The crash matrix of write-back: processes of a server and memory nodes are killed at each fault point and at random
+# moments, alone and together, under clients that note each acknowledged commit.
+#
+# A round starts the clients, kills, waits until the server is back and writes back again, and looks: every acknowledged
+# commit is there, all sums are right, amcheck finds nothing in tables and indexes. After some rounds, and at the end, the
+# same data directory is recovered by a server without the extension, after another crash, and pg_amcheck looks at
+# everything.
+#
+# A fault point is armed in one process only: postgresql.conf says it, and only this process is told to read it. Where more
+# than that process is to be killed at that very moment, it stops itself there first.
+
+package LegoBase::CrashMatrix;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use LegoBase;
+use LegoBase::Acknowledged;
+use LegoBase::Workload;
+use List::Util qw(shuffle);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+our @EXPORT = qw(run_crash_matrix);
+
+use constant LEAST_KILLS => 100;
+use constant ROUNDS_IN_A_GROUP => 25;
+
+my %title_of = (
+	'backend' => 'local',
+	'checkpointer' => 'checkpointer',
+	'background writer' => 'background writer',
+	'buffer agent' => 'buffer agent');
+
+# Who is killed at a point: the first pattern that matches.
+my @who = (
+	[ qr/^agent\./, 'buffer agent' ],
+	[ qr/^checkpoint\./, 'checkpointer' ],
+	[ qr/^(writeback|push)\./, 'backend', 'checkpointer', 'background writer' ],
+	[ qr/^/, 'backend' ]);
+
+# What an agent comes to only when it takes over from another one, or attaches
+my $at_attaching = qr/^(agent|memnode)\.(resume|storage)|^memnode\.accept/;
+
+# What happens once a page, and not once a checkpoint or less: let some go by
+my $often = qr/^(writeback|push|read|write|memnode\.(received|pulled|published|acknowledge|read))\b/;
+
+my ($node, $workload, $clients, @memnodes);
+my (%kills, %at_point, $rounds, $rounds_with_dirty_pages, $failed);
+
+# --- the server ------------------------------------------------------------------------------------------------------
+
+sub set_up
+{
+	my ($transport) = @_;
+
+	@memnodes = map { LegoBase::Memnode->new(transport => $transport) } ($transport eq 'tcp' ? (1, 2) : (1));
+	$node = legobase_cluster(
+		"matrix_$transport",
+		nodes => \@memnodes,
+		write_mode => 'writeback',
+		conf => "legobase.node_timeout = 500ms\nlegobase.fault_points = ''\nmax_wal_size = 4GB");
+	$workload = LegoBase::Workload->new($node, rows => 1000);
+	make_filler($node);
+	$clients = LegoBase::Acknowledged->new($node, $workload, clients => 2);
+	$node->safe_psql(
+		'postgres', q{
+		CREATE EXTENSION amcheck;
+		CREATE FUNCTION damage() RETURNS SETOF text LANGUAGE plpgsql AS $$
+		DECLARE
+			rel record;
+		BEGIN
+			FOR rel IN SELECT oid, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace
+				AND relpersistence = 'p' AND (relname LIKE 'account\_%' OR relname LIKE 'acknowledged%')
+			LOOP
+				IF rel.relkind = 'r' THEN
+					RETURN QUERY SELECT format('%s: %s', rel.oid::regclass, to_json(v)) FROM verify_heapam(rel.oid) v LIMIT 3;
+				ELSIF rel.relkind = 'i' THEN
+					BEGIN
+						PERFORM bt_index_check(rel.oid, true);
+					EXCEPTION WHEN OTHERS THEN
+						RETURN NEXT format('%s: %s', rel.oid::regclass, SQLERRM);
+					END;
+				END IF;
+			END LOOP;
+		END $$;
+	});
+	return;
+}
+
+# The server is up, and writes back to all memory nodes.
+sub wait_until_in_use
+{
+	return wait_for(
+		'the server is back, with its memory nodes',
+		30,
+		sub {
+			usleep(30_000);
+			my $s = eval { summary($node) } or return 0;
+			return $s->{nodes_up} == @memnodes && $s->{pool_pages} > 0 && $s->{write_mode} eq 'writeback';
+		});
+}
+
+# The server has noticed a death, and restarted itself.
+sub wait_for_restart
+{
+	my ($position) = @_;
+
+	return wait_for('the server has restarted itself', 30,
+		sub { count_log_lines($node, qr/ready to accept connections/, $position) });
+}
+
+sub start_memnodes
+{
+	foreach my $memnode (@memnodes)
+	{
+		$memnode->start unless $memnode->running;
+	}
+	return;
+}
+
+# Like the failure of a machine: the postmaster, and all of its children that were stopped; the others see that it is gone.
+sub kill_server
+{
+	my @stopped = stopped_processes($node);
+
+	$node->kill9;
+	kill 'KILL', @stopped;
+	$kills{postmaster}++;
+	return;
+}
+
+sub kill_memnode
+{
+	my ($memnode) = @_;
+
+	$memnode->kill9;
+	$kills{'memory node'}++;
+	return;
+}
+
+sub start_server
+{
+	wait_until_gone($node) or return 0;
+	return $node->start(fail_ok => 1);
+}
+
+# --- rounds ----------------------------------------------------------------------------------------------------------
+
+# What is wrong, one thing a line. Dies when the server does not answer.
+sub problems
+{
+	my ($total, $missing) = $clients->missing;
+	my $sums = $workload->wrong_sums;
+	my $damage = $node->safe_psql('postgres', 'SELECT * FROM damage()');
+
+	return join "\n", grep { $_ ne '' } ($missing, $sums, $damage);
+}
+
+# Run the clients; let $kill kill, which gets the position of the log before; look whether all is well afterwards. $kill
+# returns false if it could not.
+sub round
+{
+	my ($what, $kill) = @_;
+	my $position = log_position($node);
+	my $started = time;
+	my $problems;
+
+	$rounds++;
+	$clients->start;
+	$clients->wait_until_busy;
+	usleep(rand 300_000);
+	$rounds_with_dirty_pages++ if (eval { summary($node)->{dirty_pages} } // 0) > 0;
+	my $done = $kill->($position);
+	$clients->stop;
+	if (!$done)
+	{
+		$problems = 'it was not killed';
+		set_fault_points($node, '');
+	}
+	elsif (!wait_until_in_use())
+	{
+		$problems = 'the server is not back';
+	}
+	else
+	{
+		$problems = eval { problems() } // "the server failed again: $@";
+	}
+	is($problems, '', sprintf('%d: %s: nothing is lost', $rounds, $what))
+	  or diag(tail_of_log($position));
+	$failed++ if $problems ne '';
+	note(sprintf '%.1f s', time - $started);
+	return;
+}
+
+sub tail_of_log
+{
+	my ($position) = @_;
+	my @lines = grep { !/terminating connection because|in a moment you should|the postmaster has commanded/i }
+	  split /\n/, log_since($node, $position);
+
+	return join "\n", map { substr $_, 0, 300 } @lines[ ($#lines > 40 ? $#lines - 40 : 0) .. $#lines ];
+}
+
+# How often a point is to be passed before something happens there
+sub some_times
+{
+	my ($point) = @_;
+
+	return 1 if $point =~ $at_attaching;
+	return 1 + int rand($point =~ $often ? 20 : 3);
+}
+
+# Arm a point in a process; what is done when somebody comes there is the caller's.
+sub arm
+{
+	my ($point, $action, $who) = @_;
+	my $specification = "$point=$action\@" . some_times($point);
+
+	if ($point =~ $at_attaching)
+	{
+		# the next agent has what the postmaster has
+		set_fault_points($node, $specification);
+		usleep(50_000);
+		kill 'TERM', server_process($node, $title_of{'buffer agent'});
+	}
+	else
+	{
+		set_fault_points($node, $specification, server_processes($node, $title_of{$who}));
+	}
+	return;
+}
+
+sub process_dies
+{
+	my ($point, $who) = @_;
+
+	round(
+		"$who killed at $point",
+		sub {
+			my ($position) = @_;
+
+			arm($point, 'kill', $who);
+			my $died = wait_for("a $who dies at $point", 10,
+				sub { count_log_lines($node, qr/was terminated by signal 9/, $position) });
+			set_fault_points($node, '');
+			return 0 unless $died;
+			$kills{$who}++;
+			$at_point{$point}++;
+			return wait_for_restart($position);
+		});
+	return;
+}
+
+# Somebody stops at the point; then everything that is listed is killed: 'server', or a number, a memory node's.
+sub all_die
+{
+	my ($point, $who, @victims) = @_;
+	my $names = join ', then ', map { /server/ ? 'the server' : 'a memory node' } @victims;
+
+	round(
+		"$who at $point: $names killed",
+		sub {
+			arm($point, 'stop', $who);
+			my $there = wait_for("a $who stops at $point", 10, sub { stopped_processes($node) });
+			set_fault_points($node, '') if $there;
+			kill_victims(@victims);
+			$at_point{$point}++ if $there;
+			return start_server() && $there;
+		});
+	return;
+}
+
+sub kill_victims
+{
+	foreach my $victim (@_)
+	{
+		$victim eq 'server' ? kill_server() : kill_memnode($memnodes[$victim]);
+	}
+	start_memnodes();
+	return;
+}
+
+sub memnode_dies
+{
+	my ($point) = @_;
+	my $memnode = $memnodes[ rand @memnodes ];
+
+	rearm($memnode, "$point=kill@" . some_times($point));
+	round(
+		"memory node killed at $point",
+		sub {
+			my ($position) = @_;
+
+			kill 'TERM', server_process($node, $title_of{'buffer agent'}) if $point =~ $at_attaching;
+			my $died = wait_for("a memory node dies at $point", 10, sub { !$memnode->running });
+			return 0 unless $died;
+			$kills{'memory node'}++;
+			$at_point{$point}++;
+			$memnode->start;
+			return wait_for('the loss is noticed', 10,
+				sub { count_log_lines($node, qr/PANIC|memory node .* lost/, $position) });
+		});
+	return;
+}
+
+# A memory node that is in the middle of something, such as writing, is stopped there. The server dies; it is started
+# again while the node hangs, which is killed a while later, or before.
+sub memnode_hangs
+{
+	my ($point, $when) = @_;
+	my $memnode = $memnodes[ rand @memnodes ];
+
+	rearm($memnode, "$point=stop@" . some_times($point));
+	round(
+		"memory node stopped at $point, the server killed, the node $when",
+		sub {
+			my $there = wait_for("a memory node stops at $point", 10, sub { $memnode->stopped });
+
+			kill_server();
+			if ($when eq 'before it is started')
+			{
+				kill_memnode($memnode);
+				start_memnodes();
+				return start_server() && $there;
+			}
+			my $killer = in_background(sub { usleep(700_000); kill 'KILL', $memnode->pid; return 1; });
+			my $started = start_server();
+			finish_background($killer);
+			$memnode->wait_end;
+			$kills{'memory node'}++;
+			$at_point{$point}++ if $there;
+			start_memnodes();
+			return $started && $there;
+		});
+	return;
+}
+
+# With other fault points. Nothing is dirty now, so the server only loses copies.
+sub rearm
+{
+	my ($memnode, $specification) = @_;
+
+	settle($node);
+	$memnode->stop;
+	$memnode->start('--fault-points', $specification);
+	wait_until_in_use();
+	return;
+}
+
+sub random_death
+{
+	my ($who) = @_;
+
+	round(
+		"$who killed",
+		sub {
+			my ($position) = @_;
+
+			usleep(rand 500_000);
+			if ($who eq 'postmaster')
+			{
+				kill_server();
+				return start_server();
+			}
+			if ($who eq 'memory node')
+			{
+				kill_memnode($memnodes[ rand @memnodes ]);
+				start_memnodes();
+				return wait_for('the loss is noticed', 10,
+					sub { count_log_lines($node, qr/PANIC|memory node .* lost/, $position) });
+			}
+			my $pid = (shuffle server_processes($node, $title_of{$who}))[0] or return 0;
+			kill 'KILL', $pid;
+			$kills{$who}++;
+			return wait_for_restart($position);
+		});
+	return;
+}
+
+# Redo, in the middle: the server is started without being waited for, and dies.
+sub startup_dies
+{
+	my ($point) = @_;
+
+	round(
+		"startup process killed at $point",
+		sub {
+			$node->stop('immediate');
+			my $position = log_position($node);
+			$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$point=kill\@" . (1 + int rand 5) . q{'});
+			PostgreSQL::Test::Utils::system_log('pg_ctl', '-W', '-D', $node->data_dir, '-l', $node->logfile, 'start');
+			my $died = wait_for("the startup process dies at $point", 15,
+				sub { count_log_lines($node, qr/startup process .* was terminated by signal 9/, $position) });
+			$node->adjust_conf('postgresql.conf', 'legobase.fault_points', q{''});
+			return 0 unless $died;
+			$kills{'startup process'}++;
+			$at_point{$point}++;
+			wait_for('the postmaster ends', 20, sub { !-e $node->data_dir . '/postmaster.pid' }) or return 0;
+			return start_server();
+		});
+	return;
+}
+
+# --- between the rounds ----------------------------------------------------------------------------------------------
+
+# A crash under load, after which a server without the extension recovers.
+sub stock_recovers
+{
+	$clients->start;
+	$clients->wait_until_busy;
+	usleep(300_000);
+	$node->stop('immediate');
+	$clients->stop;
+	start_stock($node);
+	is(eval { problems() } // $@, '', 'recovered by a server without the extension: nothing is lost');
+	amcheck_clean($node, 'recovered by a server without the extension');
+	$node->stop;
+	$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "'legobase'");
+	$node->start;
+	ok(wait_until_in_use(), '... and the server with the extension goes on');
+	is(eval { problems() } // $@, '', '... with all rows');
+	return;
+}
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+sub plan_of_kills
+{
+	my @points = grep { !/^(smgr_table|startup)\./ } fault_points_of('src/*.c', 'src/common/*.c');
+	my @memnode_points = fault_points_of('memnode/*.c');
+	my @at_startup = grep { /^(startup|writeback|read\.(before|storage)|push)\b/ } @points;
+	my @plan;
+
+	note("points of the server: @points");
+	note("points of the memory node: @memnode_points");
+	foreach my $point (@points)
+	{
+		my ($match) = grep { $point =~ $_->[0] } @who;
+		my (undef, @processes) = @{$match};
+
+		push @plan, map { my $who = $_; sub { process_dies($point, $who) } } @processes;
+		push @plan, sub { all_die($point, $processes[0], 'server') } if rand() < 0.3;
+		next if rand() < 0.4;
+		my $victim = int rand @memnodes;
+		push @plan, sub { all_die($point, $processes[0], 'server', $victim) };
+		push @plan, sub { all_die($point, $processes[0], $victim, 'server') };
+	}
+	foreach my $point (@memnode_points)
+	{
+		push @plan, sub { memnode_dies($point) };
+		next unless $point =~ /^memnode\.(flush|fence)/;
+		push @plan, sub { memnode_hangs($point, 'before it is started') };
+		push @plan, sub { memnode_hangs($point, 'after it was started') };
+	}
+	push @plan, map { my $point = $_; sub { startup_dies($point) } } @at_startup;
+	foreach my $who (sort(keys %title_of), 'postmaster', 'memory node')
+	{
+		push @plan, (sub { random_death($who) }) x 3;
+	}
+	return shuffle @plan;
+}
+
+sub run_crash_matrix
+{
+	my ($transport) = @_;
+	my $repetitions = $ENV{LEGOBASE_LONG} ? 6 : 1;
+	my $seed = $ENV{LEGOBASE_SEED} // int(time) ^ $$;
+
+	srand $seed;
+	note("LEGOBASE_SEED=$seed makes the same plan again");
+	set_up($transport);
+	plan skip_all => 'this build has no fault points (FAULT_POINTS=1)' unless has_fault_points($node);
+
+	foreach my $repetition (1 .. $repetitions)
+	{
+		my @plan = plan_of_kills();
+
+		for my $i (0 .. $#plan)
+		{
+			stock_recovers() if $i > 0 && $i % ROUNDS_IN_A_GROUP == 0;
+			$plan[$i]->();
+			# what the others would make of a server that does not come back says nothing
+			die 'the server does not come back' if $failed && !wait_until_in_use();
+		}
+		stock_recovers();
+	}
+
+	my $total = 0;
+	$total += $_ foreach values %kills;
+	note("$kills{$_} kills of: $_") foreach sort keys %kills;
+	note("$at_point{$_} at $_") foreach sort keys %at_point;
+	cmp_ok($total, '>=', LEAST_KILLS, "$transport: $total kills in $rounds rounds");
+	is_deeply(
+		[ grep { !$at_point{$_} } grep { !/^smgr_table/ } fault_points_of('src/*.c', 'src/common/*.c', 'memnode/*.c') ],
+		[], 'somebody was killed at each point');
+	is_deeply([ grep { !$kills{$_} } (keys %title_of, 'postmaster', 'startup process', 'memory node') ],
+		[], 'and each kind of process was killed');
+	cmp_ok($rounds_with_dirty_pages, '>', $rounds * 0.9, "dirty pages were there in $rounds_with_dirty_pages rounds");
+	is(differing_blocks($node, 'postgres'), '', 'all pages read as they are in the files');
+	$node->stop;
+	done_testing();
+	return;
+}
+
+1;
