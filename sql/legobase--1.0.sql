@@ -19,7 +19,9 @@ CREATE FUNCTION legobase_summary(
     OUT evicted_pages bigint,
     OUT checksum_failures bigint,
     OUT compare_mismatches bigint,
-    OUT stats_reset timestamp with time zone)
+    OUT stats_reset timestamp with time zone,
+    OUT written_back bigint,
+    OUT fences bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'legobase_summary'
 LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 1;
@@ -58,7 +60,14 @@ CREATE FUNCTION legobase_checkpoints(
     OUT lsn pg_lsn,
     OUT lag bigint,
     OUT count bigint,
-    OUT last_time timestamp with time zone)
+    OUT last_time timestamp with time zone,
+    OUT lag_pages bigint,
+    OUT lag_bytes bigint,
+    OUT pages_per_second double precision,
+    OUT seconds_left double precision,
+    OUT waiting boolean,
+    OUT wait_time double precision,
+    OUT failures bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'legobase_checkpoints'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 1;

@@ -2,16 +2,20 @@
  * compat.h
  *	  Every difference between PostgreSQL versions that the extension knows of. No other file tests PG_VERSION_NUM.
  *
- * The storage-manager table is private to smgr.c; its layout is written down here for each supported major version. A
- * new major version is added by describing its table, and checking against its source everything that t/README.md lists
+ * The storage-manager table is private to smgr.c, the table of sync handlers to sync.c; their layouts are written down here for each
+ * supported major version. A new one is added by describing its tables, and checking against its source everything that t/README.md lists
  * as going behind the storage manager.
  */
 #ifndef LEGOBASE_COMPAT_H
 #define LEGOBASE_COMPAT_H
 
+#include "access/clog.h"
+#include "access/commit_ts.h"
+#include "access/multixact.h"
 #include "storage/fd.h"
 #include "storage/md.h"
 #include "storage/smgr.h"
+#include "storage/sync.h"
 
 #if PG_VERSION_NUM < 150011 || PG_VERSION_NUM >= 160000
 #error \
@@ -55,6 +59,24 @@ typedef struct SmgrTable
 		.smgr_extend = mdextend, .smgr_prefetch = mdprefetch, .smgr_read = mdread,              \
 		.smgr_write = mdwrite, .smgr_writeback = mdwriteback, .smgr_nblocks = mdnblocks,        \
 		.smgr_truncate = mdtruncate, .smgr_immedsync = mdimmedsync,                             \
+	}
+
+/* SyncOps of sync.c, PostgreSQL 15 */
+typedef struct SyncHandler
+{
+	int (*sync_syncfiletag)(const FileTag *ftag, char *path);
+	int (*sync_unlinkfiletag)(const FileTag *ftag, char *path);
+	bool (*sync_filetagmatches)(const FileTag *ftag, const FileTag *candidate);
+} SyncHandler;
+
+/* What its table holds in an unmodified server. */
+#define SYNC_TABLE                                                                           \
+	{                                                                                        \
+		[SYNC_HANDLER_MD] = {mdsyncfiletag, mdunlinkfiletag, mdfiletagmatches},              \
+		[SYNC_HANDLER_CLOG] = {.sync_syncfiletag = clogsyncfiletag},                         \
+		[SYNC_HANDLER_COMMIT_TS] = {.sync_syncfiletag = committssyncfiletag},                \
+		[SYNC_HANDLER_MULTIXACT_OFFSET] = {.sync_syncfiletag = multixactoffsetssyncfiletag}, \
+		[SYNC_HANDLER_MULTIXACT_MEMBER] = {.sync_syncfiletag = multixactmemberssyncfiletag}, \
 	}
 
 /* The elements of SMgrRelation->md_seg_fds[fork], private to md.c. */

@@ -11,17 +11,21 @@
 #include "storage/shmem.h"
 
 #include "buffer_agent.h"
+#include "checkpoint_sync.h"
 #include "comm_buffer.h"
 #include "ddl_hooks.h"
 #include "legobase.h"
 #include "node_table.h"
 #include "page_directory.h"
+#include "page_fence.h"
 #include "placement.h"
 #include "remote_smgr.h"
 #include "settings.h"
 #include "slab_table.h"
 #include "smgr_table.h"
 #include "stats.h"
+#include "storage_fence.h"
+#include "write_back.h"
 
 PG_MODULE_MAGIC;
 
@@ -33,9 +37,16 @@ static const struct
 	Size (*size)(void);
 	void (*init)(void);
 } shared_items[] = {
-	{NodeTableShmemSize, NodeTableShmemInit}, {PageDirectoryShmemSize, PageDirectoryShmemInit},
-	{SlabTableShmemSize, SlabTableShmemInit}, {CommBufferShmemSize, CommBufferShmemInit},
-	{PlacementShmemSize, PlacementShmemInit}, {StatsShmemSize, StatsShmemInit},
+	{NodeTableShmemSize, NodeTableShmemInit},
+	{PageDirectoryShmemSize, PageDirectoryShmemInit},
+	{SlabTableShmemSize, SlabTableShmemInit},
+	{CommBufferShmemSize, CommBufferShmemInit},
+	{PlacementShmemSize, PlacementShmemInit},
+	{StatsShmemSize, StatsShmemInit},
+	{WriteBackShmemSize, WriteBackShmemInit},
+	{PageFenceShmemSize, PageFenceShmemInit},
+	{CheckpointSyncShmemSize, CheckpointSyncShmemInit},
+	{StorageFenceShmemSize, StorageFenceShmemInit},
 };
 
 static shmem_request_hook_type next_shmem_request_hook;
@@ -90,6 +101,7 @@ _PG_init(void)
 
 	settings_define();
 	smgr_table_replace(&remote_smgr_table);
+	CheckpointSyncInstall();
 	ddl_hooks_install();
 	next_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;

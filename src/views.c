@@ -25,6 +25,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "checkpoint_sync.h"
 #include "comm_buffer.h"
 #include "legobase.h"
 #include "node_table.h"
@@ -33,9 +34,11 @@
 #include "settings.h"
 #include "slab_table.h"
 #include "stats.h"
+#include "write_back.h"
 
 #define NS_PER_MS 1000000.0
 #define NS_PER_US 1000.0
+#define US_PER_MS 1000.0
 
 #define DRAIN_POLL_MS 2
 
@@ -148,20 +151,13 @@ put_row(ReturnSetInfo *result, Row *row)
 	row->columns = 0;
 }
 
+/* What happens just now, whatever is set. */
 static const char *
-write_mode(void)
+effective_write_mode(void)
 {
-	return settings_wanted_pages() == 0 ? "disabled" : "writethrough";
-}
-
-/*
- * Pages whose newest version is in remote memory alone. An entry of the directory has no state for that: what is written
- * goes to the file first, so a page that is in flight or remote is clean.
- */
-static uint64
-dirty_pages(void)
-{
-	return 0;
+	if (settings_wanted_pages() == 0)
+		return "disabled";
+	return WriteBackActive() ? "writeback" : "writethrough";
 }
 
 static int
@@ -197,12 +193,12 @@ legobase_summary(PG_FUNCTION_ARGS)
 	uint64 reads = remote + comm_buffer + storage;
 	Row row = {.columns = 0};
 
-	add_text(&row, write_mode());
+	add_text(&row, effective_write_mode());
 	add_value(&row, Int32GetDatum(NodeTableCount()));
 	add_value(&row, Int32GetDatum(nodes_up()));
 	add_count(&row, pool_pages());
 	add_count(&row, PageDirectoryUsed());
-	add_count(&row, dirty_pages());
+	add_count(&row, PageDirectoryDirty());
 	add_count(&row, remote);
 	add_count(&row, comm_buffer);
 	add_count(&row, storage);
@@ -216,6 +212,8 @@ legobase_summary(PG_FUNCTION_ARGS)
 	add_count(&row, StatsGet(STAT_CHECKSUM_FAILURES));
 	add_count(&row, StatsGet(STAT_COMPARE_MISMATCHES));
 	add_value(&row, TimestampTzGetDatum(StatsResetTime()));
+	add_count(&row, StatsGet(STAT_WRITTEN_BACK));
+	add_count(&row, StatsGet(STAT_FENCES));
 	put_row(result, &row);
 	return (Datum) 0;
 }
@@ -277,7 +275,7 @@ legobase_nodes(PG_FUNCTION_ARGS)
 		add_count(&row, figures->capacity_pages);
 		/* Two figures that change independently: never show less than nothing. */
 		add_count(&row, granted - Min(granted, SlabTableNodeFree(node)));
-		add_count(&row, dirty_pages());
+		add_count(&row, PageDirectoryDirtyOfNode(node));
 		add_count(&row, figures->reads);
 		add_percentile(&row, figures->latency, 50);
 		add_percentile(&row, figures->latency, 99);
@@ -311,6 +309,47 @@ legobase_stat_io(PG_FUNCTION_ARGS)
 }
 
 /*
+ * How far the next checkpoint would have to go: the pages that have to come to storage first, how fast that goes in all nodes
+ * together, and how long it will take if it goes on like this.
+ */
+static void
+add_pages_waiting(Row *row)
+{
+	uint32 pages = PageDirectoryDirty();
+	double rate = 0;
+
+	for (int node = 0; node < NodeTableCount(); node++)
+	{
+		FlushProgress progress;
+
+		WriteBackGetFlushProgress(node, &progress);
+		rate += progress.pages_per_second;
+	}
+	add_count(row, pages);
+	add_count(row, (uint64) pages * BLCKSZ);
+	if (rate > 0)
+		add_value(row, Float8GetDatum(rate));
+	else
+		add_null(row);
+	if (rate > 0 || pages == 0)
+		add_value(row, Float8GetDatum(pages == 0 ? 0 : pages / rate));
+	else
+		add_null(row);
+}
+
+/* What the checkpoints have waited for storage, since server start. */
+static void
+add_waits(Row *row)
+{
+	CheckpointSyncFigures figures;
+
+	CheckpointSyncGetFigures(&figures);
+	add_value(row, BoolGetDatum(figures.waiting));
+	add_value(row, Float8GetDatum((double) figures.waited_us / US_PER_MS));
+	add_count(row, figures.failures);
+}
+
+/*
  * One row: tier 2 is PostgreSQL's own checkpoint. Its position is the redo point, up to which everything is in the files;
  * its count is the one of pg_stat_bgwriter, requested and timed ones together.
  */
@@ -339,6 +378,8 @@ legobase_checkpoints(PG_FUNCTION_ARGS)
 	add_count(&row, now > redo ? now - redo : 0);
 	add_count(&row, checkpointer->timed_checkpoints + checkpointer->requested_checkpoints);
 	add_value(&row, TimestampTzGetDatum(time_t_to_timestamptz(control->checkPointCopy.time)));
+	add_pages_waiting(&row);
+	add_waits(&row);
 	put_row(result, &row);
 	return (Datum) 0;
 }
@@ -361,7 +402,7 @@ put_page(ReturnSetInfo *result, uint32 entry, const PageDirectoryRow *page)
 	add_count(&row, page->version);
 	add_value(&row, Int32GetDatum((int32) page->usage));
 	add_value(&row, Int32GetDatum((int32) page->pins));
-	add_text(&row, page->in_flight ? "in flight" : "remote");
+	add_text(&row, page->in_flight ? "in flight" : page->dirty ? "dirty" : "remote");
 	put_row(result, &row);
 }
 
@@ -433,8 +474,9 @@ still_in_flight(uint32 entry, uint64 version)
 }
 
 /*
- * Wait until all that was in flight when the function was called is remote, or forgotten. Others may push more meanwhile:
- * the pass over the directory waits for those it comes across, once each, so that it ends on a busy server too.
+ * Wait until all that was in flight when the function was called is remote, or forgotten, and then until all that was dirty is in
+ * the files. Others may write more meanwhile: the pass over the directory waits for those it comes across, once each, so
+ * that it ends on a busy server too.
  */
 Datum
 legobase_drain(PG_FUNCTION_ARGS)
@@ -457,10 +499,14 @@ legobase_drain(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 		}
 	}
+	CheckpointSyncDrain();
 	PG_RETURN_VOID();
 }
 
-/* Forget the pages of one relation, all forks; the relation itself is not touched. Returns how many there were. */
+/*
+ * Forget the pages of one relation, all forks; the relation itself is not touched. Returns how many there were. What is dirty is
+ * brought to the file first; if it is changed again meanwhile, it stays.
+ */
 Datum
 legobase_evict(PG_FUNCTION_ARGS)
 {
@@ -479,6 +525,7 @@ legobase_evict(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("relation \"%s\" has no pages", RelationGetRelationName(relation)),
 						errdetail_relkind_not_supported(relation->rd_rel->relkind)));
+	CheckpointSyncDrain();
 	forgotten = RemoteForgetRelation(relation->rd_node);
 	relation_close(relation, AccessShareLock);
 	PG_RETURN_INT64((int64) forgotten);
