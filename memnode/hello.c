@@ -5,10 +5,11 @@
 #include <inttypes.h>
 
 #include "hello.h"
+#include "lb_fault.h"
 #include "log.h"
 
 static bool
-welcome(session *session, uint64_t sequence)
+welcome(session *session, uint64_t sequence, bool resumed)
 {
 	const node *node = session->node;
 	const tenant *tenant = session->tenant;
@@ -17,6 +18,7 @@ welcome(session *session, uint64_t sequence)
 						  .timeout_ms = node->options->tenant_timeout_s * 1000};
 	uint8_t body[LB_BODY_MAX];
 
+	welcome.resumed = resumed;
 	if (tenant)
 	{
 		welcome.epoch = tenant->epoch;
@@ -87,6 +89,14 @@ recognise(const tenant *tenant, const lb_hello *hello)
 	return tenant_token_matches(tenant, hello->token) ? SAME_HOLDER : FORMER_HOLDER;
 }
 
+/* Only who was attached last knows what is in the slots; and only as long as the memory was not given up. */
+static bool
+may_resume(const node *node, const tenant *tenant, acquaintance who, const lb_hello *hello)
+{
+	return who == SAME_HOLDER && tenant->alive && hello->resume != 0 &&
+		   hello->resume == node->incarnation;
+}
+
 static bool
 attach_agent(session *session, uint64_t sequence, const lb_hello *hello)
 {
@@ -94,6 +104,7 @@ attach_agent(session *session, uint64_t sequence, const lb_hello *hello)
 	tenant *tenant = tenant_find(&node->tenants, hello->uuid);
 	acquaintance who = recognise(tenant, hello);
 	lb_status status;
+	bool resumes;
 
 	if (tenant && tenant->system_identifier != hello->system_identifier)
 		return refuse_system_id(session, sequence, hello, tenant);
@@ -118,13 +129,19 @@ attach_agent(session *session, uint64_t sequence, const lb_hello *hello)
 							  "this memory node has no room for another instance");
 
 	expel_former(tenant, hello);
-	if (!tenant_begin_session(&node->tenants, tenant, &node->pool, hello, &status))
+	resumes = may_resume(node, tenant, who, hello);
+	if (resumes && LB_FAULT("memnode.resume"))
+		return false;
+	if (!resumes && tenant->slots.dirty > 0)
+		log_line(LOG_NOTE, "instance %s: %" PRIu64 " dirty pages of its former life dropped",
+				 tenant->name, tenant->slots.dirty);
+	if (!tenant_begin_session(&node->tenants, tenant, &node->pool, hello, resumes, &status))
 		return session_refuse(session, sequence, LB_ERR_INTERNAL, 0, "%s", status.message);
 	node_wake_worker(node);
 	session_settle(session, LB_ROLE_AGENT, tenant);
-	log_line(LOG_NOTE, "instance %s: attached by \"%s\", from %s, epoch %" PRIu64, tenant->name,
-			 tenant->holder, session->peer, tenant->epoch);
-	return welcome(session, sequence);
+	log_line(LOG_NOTE, "instance %s: %s by \"%s\", from %s, epoch %" PRIu64, tenant->name,
+			 resumes ? "resumed" : "attached", tenant->holder, session->peer, tenant->epoch);
+	return welcome(session, sequence, resumes);
 }
 
 static bool
@@ -144,7 +161,7 @@ attach_backend(session *session, uint64_t sequence, const lb_hello *hello)
 	if (!tenant_token_matches(tenant, hello->token))
 		return session_refuse(session, sequence, LB_ERR_TOKEN, 0, "wrong session token");
 	session_settle(session, LB_ROLE_BACKEND, tenant);
-	return welcome(session, sequence);
+	return welcome(session, sequence, false);
 }
 
 static bool
@@ -197,7 +214,7 @@ hello_handle(session *session, const lb_frame *frame)
 	if (hello.role == LB_ROLE_MONITOR)
 	{
 		session_settle(session, LB_ROLE_MONITOR, NULL);
-		return welcome(session, sequence);
+		return welcome(session, sequence, false);
 	}
 	if (hello.page_size != LB_PAGE_SIZE)
 		return session_refuse(session, sequence, LB_ERR_PAGE_SIZE, 0,

@@ -9,6 +9,7 @@
 #include <event2/event.h>
 #include <stdint.h>
 #include <sys/queue.h>
+#include "flusher.h"
 #include "options.h"
 #include "slab.h"
 #include "tenant.h"
@@ -24,6 +25,7 @@ typedef struct node
 	tenant_table tenants;
 	uint64_t incarnation;
 	uint64_t started_ns;
+	flusher *flusher;
 
 	/* Every session is in one of these, the oldest first. */
 	struct session_list strangers; /* not yet told who they are */
@@ -44,6 +46,8 @@ typedef struct node
 	uint64_t rejected_pushes;
 	uint64_t refused_sessions;
 	uint64_t malformed_frames;
+	uint64_t flushed_pages;
+	uint64_t flush_failures;
 } node;
 
 /* How long ago; 0 if that is after now, as what happens while "now" is being acted upon may be. */

@@ -35,6 +35,15 @@ const char options_help[] =
 	"(default: 60)\n"
 	"  --exit-when-unused SECONDS\n"
 	"                           end when no server was connected for this long (default: never)\n"
+	"  --storage DIR            a data directory of a server that this machine sees too, or a "
+	"folder "
+	"of\n"
+	"                           such: changed pages are written there by this node; up to 64 "
+	"times\n"
+	"  --flush-dirty-percent N  write changed pages from this part of an instance's memory on "
+	"(default: 50)\n"
+	"  --flush-age SECONDS      write pages that were changed this long ago (default: 300)\n"
+	"  --flush-io KIND          auto, uring or plain (default: auto)\n"
 	"  --max-sessions N         connections at the same time (default: 4096)\n"
 	"  --log-file FILE          append the log to FILE (default: standard error)\n"
 	"  --no-huge-pages          do not use huge pages even if the machine has free ones\n"
@@ -57,6 +66,10 @@ enum
 	OPTION_TENANT_TIMEOUT,
 	OPTION_EXIT_WHEN_UNUSED,
 	OPTION_MAX_SESSIONS,
+	OPTION_STORAGE,
+	OPTION_FLUSH_DIRTY_PERCENT,
+	OPTION_FLUSH_AGE,
+	OPTION_FLUSH_IO,
 	OPTION_LOG_FILE,
 	OPTION_NO_HUGE_PAGES,
 	OPTION_FAULT_POINTS,
@@ -72,6 +85,10 @@ static const struct option long_options[] = {
 	{"tenant-timeout", required_argument, NULL, OPTION_TENANT_TIMEOUT},
 	{"exit-when-unused", required_argument, NULL, OPTION_EXIT_WHEN_UNUSED},
 	{"max-sessions", required_argument, NULL, OPTION_MAX_SESSIONS},
+	{"storage", required_argument, NULL, OPTION_STORAGE},
+	{"flush-dirty-percent", required_argument, NULL, OPTION_FLUSH_DIRTY_PERCENT},
+	{"flush-age", required_argument, NULL, OPTION_FLUSH_AGE},
+	{"flush-io", required_argument, NULL, OPTION_FLUSH_IO},
 	{"log-file", required_argument, NULL, OPTION_LOG_FILE},
 	{"no-huge-pages", no_argument, NULL, OPTION_NO_HUGE_PAGES},
 #ifdef LB_FAULT_POINTS
@@ -164,6 +181,34 @@ parse_status_uri(const char *text, options *options, lb_status *status)
 	return true;
 }
 
+/* It may not be there yet: file systems are mounted, and servers made, while this node runs. */
+static bool
+parse_storage(const char *text, options *options, lb_status *status)
+{
+	if (text[0] != '/')
+		return lb_fail(status, LB_INVALID, "--storage: \"%s\" is not an absolute path", text);
+	if (options->storage_count == STORAGE_ROOTS_MAX)
+		return lb_fail(status, LB_INVALID, "--storage: at most %d can be given", STORAGE_ROOTS_MAX);
+	options->storage[options->storage_count++] = text;
+	return true;
+}
+
+static bool
+parse_flush_io(const char *text, flush_io_kind *kind, lb_status *status)
+{
+	static const char *const names[] = {
+		[FLUSH_IO_AUTO] = "auto", [FLUSH_IO_URING] = "uring", [FLUSH_IO_PLAIN] = "plain"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+	{
+		if (strcmp(text, names[i]) != 0)
+			continue;
+		*kind = (flush_io_kind) i;
+		return true;
+	}
+	return lb_fail(status, LB_INVALID, "--flush-io: \"%s\" is not auto, uring or plain", text);
+}
+
 static bool
 parse_one(int option, const char *name, options *options, lb_status *status)
 {
@@ -183,6 +228,14 @@ parse_one(int option, const char *name, options *options, lb_status *status)
 		case OPTION_MAX_SESSIONS:
 			return parse_number(name, optarg, 1, MAX_SESSIONS_LIMIT, &options->max_sessions,
 								status);
+		case OPTION_STORAGE:
+			return parse_storage(optarg, options, status);
+		case OPTION_FLUSH_DIRTY_PERCENT:
+			return parse_number(name, optarg, 1, 100, &options->flush.dirty_percent, status);
+		case OPTION_FLUSH_AGE:
+			return parse_number(name, optarg, 1, SECONDS_LIMIT, &options->flush.age_s, status);
+		case OPTION_FLUSH_IO:
+			return parse_flush_io(optarg, &options->flush_io, status);
 		case OPTION_LOG_FILE:
 			options->log_file = optarg;
 			return true;
@@ -247,6 +300,7 @@ options_parse(int argc, char **argv, options *options, lb_status *status)
 								.quota_bytes = UINT64_MAX,
 								.tenant_timeout_s = DEFAULT_TENANT_TIMEOUT_S,
 								.max_sessions = DEFAULT_MAX_SESSIONS,
+								.flush = {FLUSH_POLICY_DIRTY_PERCENT, FLUSH_POLICY_AGE_S},
 								.use_huge_pages = true};
 	opterr = 0;
 	while ((option = getopt_long(argc, argv, ":", long_options, &index)) != -1)

@@ -7,10 +7,13 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "flush_io.h"
+#include "flush_policy.h"
 #include "lb_uri.h"
 
 #define MEMNODE_VERSION "1.0"
 #define LISTENERS_MAX 8
+#define STORAGE_ROOTS_MAX 64
 
 typedef enum run_mode
 {
@@ -31,6 +34,10 @@ typedef struct options
 	uint32_t tenant_timeout_s;
 	uint32_t exit_when_unused_s; /* 0: never */
 	uint32_t max_sessions;
+	const char *storage[STORAGE_ROOTS_MAX]; /* where data directories may be */
+	int storage_count;
+	flush_policy_options flush;
+	flush_io_kind flush_io;
 	const char *log_file; /* null: standard error */
 	bool use_huge_pages;
 	const char *fault_points; /* null: none */

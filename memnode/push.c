@@ -9,26 +9,40 @@
  * time, and what has to be right is what will be read. The session's death at any point leaves slots that are empty
  * or whole.
  */
+#include "lb_clock.h"
 #include "lb_fault.h"
 #include "lb_page.h"
+#include "log.h"
 #include "request.h"
 
 static lb_push_result
 push_page(const session *session, const lb_push_batch *batch, uint32_t index, const lb_frame *frame)
 {
 	const lb_push *push = &batch->pushes[index];
-	slab *slab = tenant_slab_of_slot(session->tenant, push->slab, push->page);
-	uint8_t *dest;
+	tenant *tenant = session->tenant;
+	slot_table *slots = &tenant->slots;
+	uint8_t *dest = tenant_page(tenant, push->slab, push->page);
+	uint32_t id;
 
-	if (!slab)
+	if (!dest)
 		return LB_PUSH_NO_SLOT;
-	if (!slot_table_begin(&slab->slots, push->page, &push->tag, push->version))
+	if (!slot_table_is_newer(slots, &push->tag, push->version))
 		return LB_PUSH_OLD_VERSION;
-	dest = slab_page(slab, push->page);
+	if (push->dirty && !tenant->flushing.proven)
+		return LB_PUSH_NO_STORAGE;
+	id = slot_table_id(slots, push->slab, push->page);
+	slot_table_empty(slots, id);
 	session->source.ops->pull(&session->source, batch, index, frame, dest);
 	if (LB_FAULT("memnode.pulled") || lb_page_checksum(dest) != push->checksum)
 		return LB_PUSH_BAD_CHECKSUM;
-	slot_table_publish(&slab->slots, push->page, &push->tag, push->version, push->checksum);
+	if (slot_table_publish(slots, id, push, (uint32_t) (lb_now_ns() / UINT64_C(1000000000))))
+		log_limited(LOG_WARNING,
+					"instance %s: block %u of relation %u/%u/%u was dirty and is replaced by a "
+					"newer version that is not",
+					tenant->name, push->tag.block, push->tag.tablespace, push->tag.database,
+					push->tag.relation);
+	if (push->dirty)
+		flusher_note_dirty(session->node->flusher, tenant, &push->tag);
 	return LB_PUSH_PUBLISHED;
 }
 

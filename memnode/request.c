@@ -1,19 +1,13 @@
 /*
  * request.c
- *	  What settled sessions ask for: memory, mappings, pages, figures. (PUSH is in push.c.)
+ *	  What settled sessions ask for: memory, mappings, pages, figures. (PUSH is in push.c, what is about dirty pages in
+ *	  flush_request.c.)
  *
  * A request that makes no sense is answered with ERROR; a frame that no correct peer can send ends the session.
  */
 #include "lb_clock.h"
 #include "lb_fault.h"
 #include "request.h"
-
-static bool
-malformed(session *session, const lb_frame *frame)
-{
-	return session_refuse_malformed(session, frame->header.sequence,
-									lb_frame_type_name(frame->header.type));
-}
 
 static bool
 ping_handle(session *session, const lb_frame *frame)
@@ -28,7 +22,7 @@ comm_buffers_handle(session *session, const lb_frame *frame)
 	lb_status status;
 
 	if (!lb_decode_comm_region(frame->body, frame->header.body_length, &layout))
-		return malformed(session, frame);
+		return request_malformed(session, frame);
 	if (!session->source.ops->attach_region(&session->source, &layout, frame->fd, &status))
 		return session_refuse_malformed(session, frame->header.sequence, status.message);
 	return true;
@@ -44,7 +38,7 @@ slab_request_handle(session *session, const lb_frame *frame)
 	uint32_t pages;
 
 	if (!lb_decode_slab_request(frame->body, frame->header.body_length, &request))
-		return malformed(session, frame);
+		return request_malformed(session, frame);
 	pages = request.slab_pages;
 	if (pages < LB_SLAB_PAGES_MIN || pages > LB_SLAB_PAGES_MAX || (pages & (pages - 1)) != 0)
 		return session_error(session, sequence, LB_ERR_SLAB,
@@ -81,7 +75,7 @@ slab_return_handle(session *session, const lb_frame *frame)
 	lb_slab_list list;
 
 	if (!lb_decode_slab_list(frame->body, frame->header.body_length, &list))
-		return malformed(session, frame);
+		return request_malformed(session, frame);
 	if (!tenant_return_slabs(tenant, &session->node->pool, &list))
 		return session_error(session, frame->header.sequence, LB_ERR_SLAB,
 							 "SLAB_RETURN of a slab that is not this instance's");
@@ -96,14 +90,15 @@ release_handle(session *session, const lb_frame *frame)
 	lb_release_batch batch;
 
 	if (!lb_decode_release(frame->body, frame->header.body_length, &batch))
-		return malformed(session, frame);
+		return request_malformed(session, frame);
 	for (uint32_t i = 0; i < batch.count; i++)
 	{
 		const lb_slot_ref *ref = &batch.slots[i];
-		slab *slab = tenant_slab_of_slot(session->tenant, ref->slab, ref->page);
+		slot_table *slots = &session->tenant->slots;
 
-		if (slab)
-			slot_table_release(&slab->slots, ref->page, batch.versions[i]);
+		if (slot_table_has(slots, ref->slab, ref->page))
+			slot_table_release(slots, slot_table_id(slots, ref->slab, ref->page),
+							   batch.versions[i]);
 	}
 	return true;
 }
@@ -116,7 +111,7 @@ slab_map_handle(session *session, const lb_frame *frame)
 	slab *slab;
 
 	if (!lb_decode_slab_number(frame->body, frame->header.body_length, &number))
-		return malformed(session, frame);
+		return request_malformed(session, frame);
 	slab = tenant_slab(session->tenant, number);
 	if (!slab)
 		return session_error(session, frame->header.sequence, LB_ERR_SLAB, "no slab %u", number);
@@ -136,16 +131,16 @@ read_handle(session *session, const lb_frame *frame)
 	lb_read_batch batch;
 
 	if (!lb_decode_read(frame->body, frame->header.body_length, &batch))
-		return malformed(session, frame);
+		return request_malformed(session, frame);
 	for (uint32_t i = 0; i < batch.count; i++)
 	{
 		const lb_slot_ref *ref = &batch.slots[i];
-		const slab *slab = tenant_slab_of_slot(session->tenant, ref->slab, ref->page);
+		uint8_t *page = tenant_page(session->tenant, ref->slab, ref->page);
 
-		if (!slab)
+		if (!page)
 			return session_error(session, frame->header.sequence, LB_ERR_SLAB,
 								 "READ of page %u of slab %u: no such slot", ref->page, ref->slab);
-		pages[i] = (struct iovec){slab_page(slab, ref->page), LB_PAGE_SIZE};
+		pages[i] = (struct iovec){page, LB_PAGE_SIZE};
 	}
 	if (LB_FAULT("memnode.read"))
 		return session_error(session, frame->header.sequence, LB_ERR_INTERNAL,
@@ -174,11 +169,14 @@ status_handle(session *session, const lb_frame *frame)
 		.rejected_pushes = node->rejected_pushes,
 		.refused_sessions = node->refused_sessions,
 		.malformed_frames = node->malformed_frames,
+		.flushed_pages = node->flushed_pages,
+		.flush_failures = node->flush_failures,
 	};
 
 	for (tenant = TAILQ_FIRST(&node->tenants.all); tenant; tenant = TAILQ_NEXT(tenant, link))
 	{
-		figures.used_pages += tenant_used_pages(tenant);
+		figures.used_pages += tenant->slots.used;
+		figures.dirty_pages += tenant->slots.dirty;
 		if (tenant->agent || tenant->held_pages > 0)
 			figures.tenants++;
 	}
@@ -208,7 +206,19 @@ static const struct
 	[LB_READ] = {BY_BACKEND, OVER_TCP, read_handle},
 	[LB_PING] = {BY_AGENT | BY_BACKEND | BY_MONITOR, OVER_ANY, ping_handle},
 	[LB_STATUS] = {BY_MONITOR, OVER_ANY, status_handle},
+	[LB_STORAGE] = {BY_AGENT, OVER_ANY, storage_handle},
+	[LB_FLUSH] = {BY_AGENT, OVER_ANY, flush_handle},
+	[LB_FENCE] = {BY_AGENT, OVER_ANY, fence_handle},
+	[LB_SLAB_KEEP] = {BY_AGENT, OVER_ANY, slab_keep_handle},
+	[LB_STORAGE_LOAD] = {BY_AGENT, OVER_ANY, storage_load_handle},
 };
+
+bool
+request_malformed(session *session, const lb_frame *frame)
+{
+	return session_refuse_malformed(session, frame->header.sequence,
+									lb_frame_type_name(frame->header.type));
+}
 
 bool
 request_handle(session *session, const lb_frame *frame)
@@ -216,7 +226,7 @@ request_handle(session *session, const lb_frame *frame)
 	unsigned type = frame->header.type;
 
 	if (!requests[type].handle)
-		return malformed(session, frame);
+		return request_malformed(session, frame);
 	if (!(requests[type].roles & 1U << session->role) ||
 		!(requests[type].transports & 1U << session->transport))
 		return session_error(session, frame->header.sequence, LB_ERR_ROLE,

@@ -13,7 +13,17 @@ extern bool request_handle(session *session, const lb_frame *frame);
 /* A grant is complete: answer the SLAB_REQUEST. Closes the agent's session if that can't be sent. */
 extern void request_answer_grant(tenant *tenant);
 
+/* A body that the protocol forbids: the session is refused. */
+extern bool request_malformed(session *session, const lb_frame *frame);
+
 /* PUSH, in push.c. */
 extern bool push_handle(session *session, const lb_frame *frame);
+
+/* In flush_request.c. */
+extern bool storage_handle(session *session, const lb_frame *frame);
+extern bool flush_handle(session *session, const lb_frame *frame);
+extern bool fence_handle(session *session, const lb_frame *frame);
+extern bool slab_keep_handle(session *session, const lb_frame *frame);
+extern bool storage_load_handle(session *session, const lb_frame *frame);
 
 #endif /* MEMNODE_REQUEST_H */

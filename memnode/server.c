@@ -69,6 +69,20 @@ on_work(evutil_socket_t fd, short what, void *arg)
 	node_wake_worker(node);
 }
 
+/* Nobody can resume any more. */
+static void
+discard_memory(node *node, tenant *tenant)
+{
+	log_line(LOG_NOTE, "instance %s: %" PRIu64 " MB freed", tenant->name, tenant->held_pages / 128);
+	if (tenant->slots.dirty > 0)
+		log_line(LOG_WARNING,
+				 "instance %s: %" PRIu64 " dirty pages dropped, because its server was away for "
+				 "longer than %u s; the server will recover them from its WAL",
+				 tenant->name, tenant->slots.dirty, node->options->tenant_timeout_s);
+	tenant_discard_slabs(tenant, &node->pool);
+	node_wake_worker(node);
+}
+
 static void
 expire_tenants(node *node, uint64_t now_ns)
 {
@@ -81,11 +95,8 @@ expire_tenants(node *node, uint64_t now_ns)
 			continue;
 		while (!TAILQ_EMPTY(&each->backends))
 			session_close(TAILQ_FIRST(&each->backends), "the instance's memory was freed");
-		if (each->held_pages == 0)
-			continue;
-		log_line(LOG_NOTE, "instance %s: %" PRIu64 " MB freed", each->name, each->held_pages / 128);
-		tenant_discard_slabs(each, &node->pool);
-		node_wake_worker(node);
+		if (each->held_pages > 0)
+			discard_memory(node, each);
 	}
 }
 
@@ -116,6 +127,20 @@ forgive_standstill(server *self, uint64_t now_ns)
 	self->used_ns = now_ns;
 }
 
+/* A server that is away for a moment is to find its pages. */
+static bool
+any_dirty(const node *node)
+{
+	const tenant *each;
+
+	TAILQ_FOREACH(each, &node->tenants.all, link)
+	{
+		if (each->slots.dirty > 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 on_tick(evutil_socket_t fd, short what, void *arg)
 {
@@ -134,7 +159,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 	for (int i = 0; i < self->listener_count; i++)
 		listener_resume(&self->listeners[i]);
 
-	if (node->session_count > 0)
+	if (node->session_count > 0 || any_dirty(node))
 		self->used_ns = now_ns;
 	if (node->options->exit_when_unused_s > 0 &&
 		elapsed_ns(now_ns, self->used_ns) >= node->options->exit_when_unused_s * SECOND_NS)
@@ -207,7 +232,8 @@ start(server *self, const options *options, lb_status *status)
 	slab_pool_init(&node->pool, options->memory_bytes / LB_PAGE_SIZE, options->use_huge_pages);
 	return lb_fault_set(options->fault_points, status) &&
 		   make_incarnation(&node->incarnation, status) && slab_pool_probe(&node->pool, status) &&
-		   make_events(self, status) && open_listeners(self, status);
+		   make_events(self, status) && (node->flusher = flusher_start(node, status)) != NULL &&
+		   open_listeners(self, status);
 }
 
 static void
@@ -235,6 +261,21 @@ close_all_sessions(node *node)
 		session_close(TAILQ_FIRST(&node->settled), "stopping");
 }
 
+static void
+warn_of_dirty_pages(const node *node)
+{
+	const tenant *each;
+
+	TAILQ_FOREACH(each, &node->tenants.all, link)
+	{
+		if (each->slots.dirty > 0)
+			log_line(LOG_WARNING,
+					 "instance %s: %" PRIu64
+					 " dirty pages are lost; the server will recover them from its WAL",
+					 each->name, each->slots.dirty);
+	}
+}
+
 /* Also after a start that got only half way. */
 static void
 stop(server *self)
@@ -246,6 +287,8 @@ stop(server *self)
 		listener_close(&self->listeners[i]);
 	listener_free_reserve_fd();
 	close_all_sessions(node);
+	warn_of_dirty_pages(node);
+	flusher_stop(node->flusher);
 	tenant_table_free(&node->tenants, &node->pool);
 	while (slab_pool_reap(&node->pool))
 		;

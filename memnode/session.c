@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "flusher.h"
 #include "hello.h"
 #include "lb_clock.h"
 #include "log.h"
@@ -32,17 +33,37 @@
 
 static void session_serve(session *session);
 
-/* Either read, or, while an answer waits, write. */
+/* Do so many answers wait that nothing more is to be read? */
+static bool
+is_behind(const session *session)
+{
+	bool is_agent = session->state == SESSION_SETTLED && session->role == LB_ROLE_AGENT;
+
+	return session->answers_waiting >= (is_agent ? ANSWERS_TO_AGENT : 1);
+}
+
+static void
+switch_event(struct event *event, bool on, bool *is_on)
+{
+	if (on == *is_on)
+		return;
+	*is_on = on;
+	if (on)
+		event_add(event, NULL);
+	else
+		event_del(event);
+}
+
+/* Write while something waits to be sent, and read unless answers do. */
 static void
 update_interest(session *session)
 {
 	bool waits = lb_stream_wants_write(session->stream);
 
-	if (waits == session->waits_to_write)
-		return;
-	session->waits_to_write = waits;
-	event_del(waits ? session->readable : session->writable);
-	event_add(waits ? session->writable : session->readable, NULL);
+	if (!waits)
+		session->answers_waiting = 0;
+	switch_event(session->writable, waits, &session->writes);
+	switch_event(session->readable, !is_behind(session), &session->reads);
 }
 
 /* Throw away what a refused peer still sends. False at its end. */
@@ -104,13 +125,15 @@ on_writable(evutil_socket_t fd, short what, void *arg)
 	}
 	if (lb_stream_wants_write(self->stream))
 		return;
+	update_interest(self);
 	if (self->state == SESSION_REFUSED)
 	{
 		shutdown(lb_stream_fd(self->stream), SHUT_WR);
-		update_interest(self);
+		return;
 	}
-	else
-		session_serve(self);
+	if (self->role == LB_ROLE_AGENT)
+		flusher_wake(self->node->flusher);
+	session_serve(self);
 }
 
 /* Handle one frame, and close its descriptor if one came along. */
@@ -135,7 +158,7 @@ handle_frame(session *session, const lb_frame *frame)
 static void
 session_serve(session *self)
 {
-	while (self->state != SESSION_REFUSED && !lb_stream_wants_write(self->stream))
+	while (self->state != SESSION_REFUSED && !is_behind(self))
 	{
 		lb_frame frame;
 		lb_status status;
@@ -188,6 +211,7 @@ session_open(node *node, int fd, lb_transport transport, const char *peer)
 		free(opened);
 		return NULL;
 	}
+	opened->reads = true;
 	opened->node = node;
 	opened->transport = transport;
 	opened->heard_ns = lb_now_ns();
@@ -232,6 +256,7 @@ session_detach_agent(session *session, const char *reason)
 	tenant *tenant = session->tenant;
 
 	pull_source_close(&session->source);
+	flusher_detach(node->flusher, tenant);
 	session->tenant = NULL;
 	tenant->agent = NULL;
 	tenant->detached_ns = lb_now_ns();
@@ -241,8 +266,10 @@ session_detach_agent(session *session, const char *reason)
 		tenant_grant_cancel(tenant, &node->pool);
 		node_wake_worker(node);
 	}
-	log_line(LOG_NOTE, "instance %s: detached (%s), %" PRIu64 " MB kept for %u s", tenant->name,
-			 reason, tenant->held_pages / 128, node->options->tenant_timeout_s);
+	log_line(LOG_NOTE,
+			 "instance %s: detached (%s), %" PRIu64 " MB (%" PRIu64 " dirty pages) kept for %u s",
+			 tenant->name, reason, tenant->held_pages / 128, tenant->slots.dirty,
+			 node->options->tenant_timeout_s);
 }
 
 static void
@@ -269,6 +296,9 @@ session_close(session *session, const char *reason)
 		leave_strangers(session);
 	TAILQ_REMOVE(&node->settled, session, link);
 	node->session_count--;
+	/* the flush worker may have a duplicate of the descriptor, which alone would keep the connection open */
+	if (session->role == LB_ROLE_AGENT)
+		shutdown(lb_stream_fd(session->stream), SHUT_RDWR);
 	event_free(session->readable);
 	event_free(session->writable);
 	lb_stream_close(session->stream);
@@ -333,6 +363,18 @@ session_send_bulk(session *session, lb_frame_type type, uint64_t sequence, const
 			log_limited(LOG_WARNING, "%s: connection ended: %s", session->peer, status.message);
 		return false;
 	}
+	session->answers_waiting++;
+	update_interest(session);
+	return true;
+}
+
+bool
+session_send_unasked(session *session, lb_frame_type type, const void *body, size_t body_length)
+{
+	lb_status status;
+
+	if (!lb_stream_send(session->stream, type, 0, body, body_length, NULL, 0, -1, &status))
+		return false;
 	update_interest(session);
 	return true;
 }

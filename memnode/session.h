@@ -10,6 +10,8 @@
  *
  * Flow control: while an answer waits to be sent, nothing more is read from that peer. So one session costs at most one
  * answer of memory, and a peer that never reads is dropped by TCP_USER_TIMEOUT, or does no harm on a Unix socket.
+ * An agent's answers are small, and it is also sent what it did not ask for: up to ANSWERS_TO_AGENT answers may wait while
+ * more is read from it. So it may go on sending before it reads, and neither side comes to wait for the other.
  */
 #ifndef MEMNODE_SESSION_H
 #define MEMNODE_SESSION_H
@@ -22,6 +24,7 @@
 #include "pull.h"
 
 #define PEER_NAME_SIZE 100
+#define ANSWERS_TO_AGENT 128
 
 typedef enum session_state
 {
@@ -38,7 +41,9 @@ typedef struct session
 	lb_stream *stream;
 	struct event *readable;
 	struct event *writable;
-	bool waits_to_write;
+	bool reads;               /* readable is waited for */
+	bool writes;              /* writable is */
+	uint32_t answers_waiting; /* since the output was empty last */
 	session_state state;
 	lb_transport transport;
 	lb_role role;       /* SETTLED */
@@ -70,7 +75,11 @@ extern bool session_peer_gone(const session *session);
 extern bool session_send(session *session, lb_frame_type type, uint64_t sequence, const void *body,
 						 size_t body_length);
 
-/* The same with pages, and with a descriptor (or -1). */
+/* The same for what the peer did not ask for. It must not be sent while the output is not empty. */
+extern bool session_send_unasked(session *session, lb_frame_type type, const void *body,
+								 size_t body_length);
+
+/* An answer with pages, and with a descriptor (or -1). */
 extern bool session_send_bulk(session *session, lb_frame_type type, uint64_t sequence,
 							  const void *body, size_t body_length, const struct iovec *bulk,
 							  int bulk_count, int pass_fd);

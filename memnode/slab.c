@@ -132,17 +132,19 @@ slab_create(slab_pool *pool, uint32_t pages, lb_status *status)
 	slab *created = calloc(1, sizeof(slab));
 
 	assert(pool->held_pages + pages <= pool->capacity_pages);
-	if (!created || !slot_table_init(&created->slots, pages))
+	if (created)
+		created->slots = calloc(pages, sizeof(slot));
+	if (!created || !created->slots)
 	{
 		free(created);
-		lb_fail(status, LB_SYSTEM, "out of memory for the slot table of a slab");
+		lb_fail(status, LB_SYSTEM, "out of memory for the slots of a slab");
 		return NULL;
 	}
 	created->pages = pages;
 	created->fd = -1;
 	if (!map_slab_anyhow(pool, created, status))
 	{
-		slot_table_free(&created->slots);
+		free(created->slots);
 		free(created);
 		return NULL;
 	}
@@ -208,7 +210,7 @@ slab_pool_reap(slab_pool *pool)
 	if (reaped->huge)
 		pool->huge_pages -= reaped->pages;
 	unmap_slab(reaped);
-	slot_table_free(&reaped->slots);
+	free(reaped->slots);
 	free(reaped);
 	return true;
 }

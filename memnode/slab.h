@@ -29,7 +29,7 @@ typedef struct slab
 	uint32_t pages;
 	uint8_t *memory; /* pages * LB_PAGE_SIZE bytes */
 	size_t filled;   /* bytes of it that are allocated */
-	slot_table slots;
+	slot *slots;     /* what each page holds; the tenant's slot table knows */
 	struct slab *next_doomed;
 } slab;
 

@@ -83,6 +83,9 @@ print_figures(const lb_node_figures *figures)
 	printf("rejected_pushes: %" PRIu64 "\n", figures->rejected_pushes);
 	printf("refused_sessions: %" PRIu64 "\n", figures->refused_sessions);
 	printf("malformed_frames: %" PRIu64 "\n", figures->malformed_frames);
+	printf("dirty_pages: %" PRIu64 "\n", figures->dirty_pages);
+	printf("flushed_pages: %" PRIu64 "\n", figures->flushed_pages);
+	printf("flush_failures: %" PRIu64 "\n", figures->flush_failures);
 }
 
 static bool

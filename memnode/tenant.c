@@ -25,6 +25,8 @@ forget(tenant_table *table, tenant *forgotten, slab_pool *pool)
 	tenant_discard_slabs(forgotten, pool);
 	TAILQ_REMOVE(&table->all, forgotten, link);
 	table->count--;
+	flushing_free(&forgotten->flushing);
+	slot_table_free(&forgotten->slots);
 	free(forgotten->slabs);
 	free(forgotten);
 }
@@ -68,7 +70,8 @@ forget_one(tenant_table *table)
 
 	for (candidate = TAILQ_FIRST(&table->all); candidate; candidate = TAILQ_NEXT(candidate, link))
 	{
-		if (candidate->agent || candidate->held_pages > 0 || !TAILQ_EMPTY(&candidate->backends))
+		if (candidate->agent || candidate->held_pages > 0 || candidate->flushing.in_round ||
+			!TAILQ_EMPTY(&candidate->backends))
 			continue;
 		forget(table, candidate, NULL);
 		return true;
@@ -84,8 +87,12 @@ tenant_create(tenant_table *table, const lb_hello *hello, uint64_t quota_pages)
 	if (table->count >= TENANTS_MAX && !forget_one(table))
 		return NULL;
 	created = calloc(1, sizeof(tenant));
-	if (!created)
+	if (!created || !slot_table_init(&created->slots))
+	{
+		free(created);
 		return NULL;
+	}
+	flushing_init(&created->flushing);
 	TAILQ_INIT(&created->backends);
 	memcpy(created->uuid, hello->uuid, LB_UUID_SIZE);
 	created->system_identifier = hello->system_identifier;
@@ -98,7 +105,7 @@ tenant_create(tenant_table *table, const lb_hello *hello, uint64_t quota_pages)
 
 bool
 tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool, const lb_hello *hello,
-					 lb_status *status)
+					 bool resumes, lb_status *status)
 {
 	uint64_t token = 0;
 
@@ -111,10 +118,16 @@ tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool, const
 	while (token == 0)
 		if (getrandom(&token, sizeof(token), 0) != sizeof(token) && errno != EINTR)
 			return lb_fail_errno(status, "cannot make a session token");
-	tenant_discard_slabs(tenant, pool);
+	if (!resumes)
+	{
+		tenant_discard_slabs(tenant, pool);
+		tenant->slab_pages = 0;
+		tenant->life++;
+		tenant->alive = true;
+	}
+	tenant->flushing.resumed = resumes;
 	tenant->token = token;
 	tenant->epoch = hello->epoch;
-	tenant->slab_pages = 0;
 	memcpy(tenant->holder, hello->holder, sizeof(tenant->holder));
 	TAILQ_REMOVE(&table->all, tenant, link);
 	TAILQ_INSERT_TAIL(&table->all, tenant, link);
@@ -148,6 +161,8 @@ void
 tenant_discard_slabs(tenant *tenant, slab_pool *pool)
 {
 	tenant_grant_cancel(tenant, pool);
+	slot_table_clear(&tenant->slots);
+	tenant->alive = false;
 	for (uint32_t i = 0; i < tenant->slab_numbers; i++)
 		if (tenant->slabs[i])
 			slab_doom(pool, tenant->slabs[i]);
@@ -166,29 +181,27 @@ tenant_free_pages(const tenant *tenant, const slab_pool *pool)
 	return in_pool < in_quota ? in_pool : in_quota;
 }
 
-uint64_t
-tenant_used_pages(const tenant *tenant)
-{
-	uint64_t used = 0;
-
-	for (uint32_t i = 0; i < tenant->slab_numbers; i++)
-		if (tenant->slabs[i])
-			used += tenant->slabs[i]->slots.used;
-	return used;
-}
-
 slab *
 tenant_slab(const tenant *tenant, uint32_t number)
 {
 	return number < tenant->slab_numbers ? tenant->slabs[number] : NULL;
 }
 
-slab *
-tenant_slab_of_slot(const tenant *tenant, uint32_t number, uint32_t page)
+uint8_t *
+tenant_page(const tenant *tenant, uint32_t number, uint32_t page)
 {
-	slab *found = tenant_slab(tenant, number);
+	const slab *found = tenant_slab(tenant, number);
 
-	return found && page < found->pages ? found : NULL;
+	return found && page < found->pages ? slab_page(found, page) : NULL;
+}
+
+/* Out of the array already. */
+static void
+give_up_slab(tenant *tenant, slab_pool *pool, uint32_t number, slab *slab)
+{
+	slot_table_remove_slab(&tenant->slots, number);
+	tenant->held_pages -= slab->pages;
+	slab_doom(pool, slab);
 }
 
 bool
@@ -213,32 +226,58 @@ tenant_return_slabs(tenant *tenant, slab_pool *pool, const lb_slab_list *list)
 	}
 	tenant->returned += taken;
 	for (uint32_t i = 0; i < taken; i++)
-	{
-		tenant->held_pages -= returned[i]->pages;
-		slab_doom(pool, returned[i]);
-	}
+		give_up_slab(tenant, pool, list->slabs[i], returned[i]);
 	return true;
 }
 
-/* The lowest number that is not in use, so that numbers stay dense. False if memory is short. */
+uint32_t
+tenant_keep_slabs(tenant *tenant, slab_pool *pool, const lb_slab_keep *keep)
+{
+	uint32_t freed = 0;
+
+	assert(!tenant->grant.active);
+	for (uint32_t i = 0; i < tenant->slab_numbers; i++)
+	{
+		slab *slab = tenant->slabs[i];
+
+		if (!slab || (i / 8 < keep->bytes && (keep->bits[i / 8] & 1 << i % 8)))
+			continue;
+		tenant->slabs[i] = NULL;
+		give_up_slab(tenant, pool, i, slab);
+		freed++;
+	}
+	return freed;
+}
+
+/* The lowest number that is not in use, so that numbers stay dense. */
+static uint32_t
+free_slab_number(const tenant *tenant)
+{
+	uint32_t number = 0;
+
+	while (number < tenant->slab_numbers && tenant->slabs[number])
+		number++;
+	return number;
+}
+
+/* False if memory is short. */
 static bool
 add_slab(tenant *tenant, slab *added, uint32_t *number)
 {
-	uint32_t free_number = 0;
-
-	while (free_number < tenant->slab_numbers && tenant->slabs[free_number])
-		free_number++;
-	if (free_number == tenant->slab_numbers)
+	*number = free_slab_number(tenant);
+	if (*number == tenant->slab_numbers)
 	{
-		slab **longer = realloc(tenant->slabs, (free_number + 1) * sizeof(slab *));
+		slab **longer = realloc(tenant->slabs, (*number + 1) * sizeof(slab *));
 
 		if (!longer)
 			return false;
 		tenant->slabs = longer;
+		tenant->slabs[*number] = NULL;
 		tenant->slab_numbers++;
 	}
-	tenant->slabs[free_number] = added;
-	*number = free_number;
+	if (!slot_table_add_slab(&tenant->slots, *number, added->slots, added->pages))
+		return false;
+	tenant->slabs[*number] = added;
 	return true;
 }
 
@@ -264,7 +303,8 @@ grant_start_slab(tenant *tenant, slab_pool *pool)
 	lb_status status;
 
 	assert(!pool->doomed);
-	if (tenant_free_pages(tenant, pool) < tenant->slab_pages)
+	if (tenant_free_pages(tenant, pool) < tenant->slab_pages ||
+		!slot_table_numbers_suffice(free_slab_number(tenant), tenant->slab_pages))
 		return grant_end(tenant);
 	tenant->grant.filling = slab_create(pool, tenant->slab_pages, &status);
 	if (!tenant->grant.filling)

@@ -7,6 +7,9 @@
  * no number by which the slab of another could be named.
  *
  * Slabs are granted piece by piece: grant_begin, then grant_step until it says that the answer can be sent.
+ *
+ * A *life* of a tenant's memory begins empty and ends when the memory is given up. An agent that comes back may resume the
+ * life that its former connection had; any other attachment begins a new one.
  */
 #ifndef MEMNODE_TENANT_H
 #define MEMNODE_TENANT_H
@@ -14,8 +17,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/queue.h>
+#include "flushing.h"
 #include "lb_wire.h"
 #include "slab.h"
+#include "slot_table.h"
 
 /* Records of tenants; beyond that the one detached for longest is forgotten. */
 #define TENANTS_MAX 1024
@@ -52,8 +57,12 @@ typedef struct tenant
 	uint32_t slab_pages;   /* size of every slab of this session; 0: not chosen yet */
 	uint32_t slab_numbers; /* length of the array */
 	slab **slabs;          /* by number; null: not in use */
+	slot_table slots;      /* what is in them */
+	uint64_t life;         /* counts them */
+	bool alive;            /* the memory was not given up since this life began */
 	uint32_t returned;     /* slabs given back that the log does not tell of yet */
 	grant grant;
+	flushing flushing;
 } tenant;
 
 typedef struct tenant_table
@@ -72,9 +81,12 @@ extern tenant *tenant_find(const tenant_table *table, const uint8_t uuid[LB_UUID
 /* A new record with epoch 0. Null if memory is short, or the table is full of tenants in use. */
 extern tenant *tenant_create(tenant_table *table, const lb_hello *hello, uint64_t quota_pages);
 
-/* A new session begins: nothing of the former one's memory is left; a new token. The caller sets the agent. */
+/*
+ * A new session begins. resumes: the holder is the former one, and its memory is to stay as it is. Else nothing of the
+ * former one's memory is left, and unless the holder is the same there is a new token. The caller sets the agent.
+ */
 extern bool tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool,
-								 const lb_hello *hello, lb_status *status);
+								 const lb_hello *hello, bool resumes, lb_status *status);
 
 /* Is this the token? Takes the same time whatever the difference. */
 extern bool tenant_token_matches(const tenant *tenant, uint64_t token);
@@ -85,17 +97,17 @@ extern void tenant_discard_slabs(tenant *tenant, slab_pool *pool);
 /* Pages this tenant could be granted now. */
 extern uint64_t tenant_free_pages(const tenant *tenant, const slab_pool *pool);
 
-/* Slots in use. */
-extern uint64_t tenant_used_pages(const tenant *tenant);
-
 /* Null: no such slab. */
 extern slab *tenant_slab(const tenant *tenant, uint32_t number);
 
-/* Null: no such slot. */
-extern slab *tenant_slab_of_slot(const tenant *tenant, uint32_t number, uint32_t page);
+/* The memory of a slot; null: no such slot. */
+extern uint8_t *tenant_page(const tenant *tenant, uint32_t number, uint32_t page);
 
 /* False, and nothing done, if a number is not in use or stands there twice. */
 extern bool tenant_return_slabs(tenant *tenant, slab_pool *pool, const lb_slab_list *list);
+
+/* Give back all slabs whose numbers are not in the map. No grant is active. Returns how many. */
+extern uint32_t tenant_keep_slabs(tenant *tenant, slab_pool *pool, const lb_slab_keep *keep);
 
 /* The size has been checked; no other grant is active. */
 extern void tenant_grant_begin(tenant *tenant, uint64_t sequence, const lb_slab_request *request);

@@ -181,14 +181,14 @@ test_versions(const char *uri)
 	uint8_t body[LB_BODY_MAX] = {0};
 	client agent;
 
-	hello.version_min = 2;
-	hello.version_max = 3;
+	hello.version_min = 3;
+	hello.version_max = 4;
 	expect_refusal(&agent, uri, &hello, LB_ERR_VERSION, "later version");
 	note("%s", agent.error.message);
 	hello.version_min = 1;
 	client_open(&agent, uri);
 	is_number(client_hello(&agent, &hello), LB_WELCOME, "a range that has our version");
-	is_number(agent.welcome.version, 1, "ours is chosen");
+	is_number(agent.welcome.version, LB_PROTOCOL_VERSION, "ours is chosen");
 	client_close(&agent);
 	hello.page_size = 16384;
 	expect_refusal(&agent, uri, &hello, LB_ERR_PAGE_SIZE, "other page size");
