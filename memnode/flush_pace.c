@@ -51,13 +51,11 @@ learn_quiet(flush_pace *pace, uint32_t read_us)
 static void
 slow_down(flush_pace *pace)
 {
-	uint64_t achieved = pace->rate;
+	uint64_t achieved = pace->busy_ns > 0 ? pace->pages * SECOND_NS / pace->busy_ns : pace->rate;
 
-	if (pace->busy_ns > 0)
-		achieved = pace->pages * SECOND_NS / pace->busy_ns;
-	if (achieved > pace->rate)
-		achieved = pace->rate;
-	pace->rate = (uint32_t) (achieved / 2);
+	if (achieved < pace->rate)
+		pace->rate = (uint32_t) achieved;
+	pace->rate /= 2;
 	if (pace->rate < FLUSH_PACE_FLOOR)
 		pace->rate = FLUSH_PACE_FLOOR;
 }
@@ -76,13 +74,18 @@ flush_pace_load(flush_pace *pace, uint32_t reads, uint32_t read_us, uint64_t now
 	bool enough = reads >= FLUSH_PACE_READS_MIN;
 
 	if (enough && we_disturb(pace, read_us))
-		slow_down(pace);
-	else
-		speed_up(pace);
+		pace->disturbed = true;
 	if (enough)
 		learn_quiet(pace, read_us);
 	pace->reported = true;
 	pace->reported_ns = now_ns;
+	if (pace->under_way && pace->busy_ns == 0)
+		return;
+	if (pace->disturbed)
+		slow_down(pace);
+	else
+		speed_up(pace);
+	pace->disturbed = false;
 	pace->pages = 0;
 	pace->busy_ns = 0;
 	pace->wrote = pace->under_way;

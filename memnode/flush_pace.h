@@ -5,8 +5,8 @@
  *
  * A rate in pages a second, controlled as TCP controls its window (additive increase, multiplicative decrease). The
  * compute node reports each second how long its reads from storage took (STORAGE_LOAD). Reads that take more than twice as
- * long as when it is quiet, in a second in which we wrote, halve the rate, beginning at what was really achieved. Any
- * other second raises it by FLUSH_PACE_RISE. "Quiet" is a slowly moving low mark of the averages: it follows downwards
+ * long as when it is quiet, in a second in which we wrote, halve the rate, beginning at what was really achieved; if that is
+ * not known because one round fills the whole second, when it has ended. Any other second raises it by FLUSH_PACE_RISE. "Quiet" is a slowly moving low mark of the averages: it follows downwards
  * quickly, upwards slowly, and slowest of all in seconds in which we wrote, so that it does not learn the load that we make
  * ourselves, but does find out in the end that storage has become slower for other reasons.
  *
@@ -43,6 +43,8 @@ typedef struct flush_pace
 	uint64_t pages;
 	uint64_t busy_ns; /* in which rounds were under way, counted when they end */
 	bool wrote;       /* a round was under way at any time */
+	bool
+		disturbed; /* reads were slow meanwhile; kept until a round ends, which shows what was achieved */
 
 	/* the round under way, or the last one */
 	bool under_way;

@@ -77,7 +77,7 @@ extern void flush_round_free(flush_round *round);
 /* For qsort: by tablespace, database, relation, fork, block. */
 extern int flush_page_compare(const void *a, const void *b);
 
-/* Do it all, in the calling thread, and fill in the results. */
+/* Do it all, in the calling thread, and fill in the results. Once for each round: they are zero before. */
 extern void flush_round_run(flush_round *round, flush_io *io);
 
 #endif /* MEMNODE_FLUSH_ROUND_H */
