@@ -10,11 +10,14 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/pidfile.h"
 #include "utils/wait_event.h"
 
 #include "buffer_agent.h"
@@ -24,21 +27,33 @@
 #include "node_link.h"
 #include "node_table.h"
 #include "page_directory.h"
+#include "page_fence.h"
 #include "pool_size.h"
 #include "settings.h"
 #include "slab_table.h"
+#include "stats.h"
+#include "write_back.h"
 
-#define RESTART_SECONDS 5
+#define RESTART_SECONDS 1
 #define TICK_MS 200        /* between looks at time limits */
 #define STANDSTILL_MS 500  /* a longer pause between two ticks is our own, not the nodes' */
 #define BUSY_TICK_MS 10    /* while slots are being drained, or a node is suspect */
 #define RELEASE_SCAN 65536 /* entries looked at in one tick for slots to release */
+#define LOCK_FILE "postmaster.pid"
+#define FLUSH_MS 100       /* between requests to flush, while somebody waits */
+#define FLUSH_WISH_MS 1500 /* who waits asks each second */
 
 static Instance instance;
 static NodeLink links[MAX_NODES];
 static int link_count;
+static MemoryContext loop_context;
+static bool is_agent = false;
+static uint64 next_tick;
 
-/* The agent ends, by a signal or an error: nobody may go on as if pushes were taken. */
+/*
+ * The agent ends, by a signal or an error. Everything stays as it is, in shared memory and at the nodes: its successor, or
+ * the checkpointer at shutdown, goes on with it.
+ */
 static void
 agent_exit(int code, Datum arg)
 {
@@ -48,84 +63,42 @@ agent_exit(int code, Datum arg)
 }
 
 static void
-end_as_failed(uint32 entry)
+recover_push(uint32 buffer, uint32 entry)
 {
-	PageDirectoryPushEnded(entry, false);
+	lb_slot_ref slot;
+
+	NodeLinkRecoverPush(&links[SlabTableSlot(entry, &slot)], buffer, entry);
 }
 
-/* Make all slabs unused that an agent before us has left. False while some of their slots are in use. */
+/* Become the agent. False if the identity of this instance is not to be had. */
 static bool
-drain_all(void)
+become_agent(lb_status *status)
 {
-	uint32 pages = SlabTablePages();
-	bool drained = true;
-
-	for (uint32 slab = 0; slab < SlabTableCount(); slab++)
-	{
-		if (SlabTableState(slab) == SLAB_ACTIVE)
-			SlabTableDrain(slab);
-		if (SlabTableState(slab) != SLAB_DRAINING)
-			continue;
-		(void) PageDirectoryForgetRange(slab * pages, (slab + 1) * pages);
-		if (SlabTableDrained(slab))
-			SlabTableRemove(slab);
-		else
-			drained = false;
-	}
-	return drained;
-}
-
-/*
- * An agent before us may have ended in an error, and left pushes and slabs behind. A process that was about to queue a push
- * then may do it at any time later, so the queue is looked at again and again.
- */
-static void
-clear_leftovers(void)
-{
-	uint32 buffers[LB_BATCH_MAX];
-	uint32 entries[LB_BATCH_MAX];
-
-	for (;;)
-	{
-		while (CommBufferTakeQueued(LB_BATCH_MAX, buffers, entries) > 0)
-			; /* they count as sent now */
-		CommBufferRecover(end_as_failed);
-		if (drain_all())
-			return;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, BUSY_TICK_MS,
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ShutdownRequestPending)
-			proc_exit(1);
-	}
-}
-
-static void
-initialize(void)
-{
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	const lb_uri *uris;
-	lb_status status;
+	bool good;
 
 	/* Should a host name have to be looked up: a resolver that does not answer must not hold us up for long. */
 	setenv("RES_OPTIONS", "timeout:1 attempts:1", 0);
-	if (!InstanceLoad(&instance, &status))
-		ereport(ERROR, (errcode(ERRCODE_IO_ERROR), errmsg("legobase: %s", status.message),
-						errdetail("The identity of this instance is kept there. The server runs "
-								  "without remote memory until it can be.")));
-	clear_leftovers();
-	link_count = NodeTableCount();
-	if (settings_embedded())
-		uris = embedded_node_uri();
-	else
-		settings_node_uris(&uris);
-	for (int i = 0; i < link_count; i++)
+	good = InstanceLoad(&instance, status);
+	if (good)
 	{
-		NodeTableSetState(i, NODE_DOWN);
-		NodeLinkInit(&links[i], i, &uris[i], &instance);
+		link_count = NodeTableCount();
+		if (settings_embedded())
+			uris = embedded_node_uri();
+		else
+			settings_node_uris(&uris);
+		for (int i = 0; i < link_count; i++)
+			NodeLinkInit(&links[i], i, &uris[i], &instance);
+		CommBufferRecover(recover_push);
+		before_shmem_exit(agent_exit, (Datum) 0);
+		CommBufferSetAgent(MyLatch);
+		loop_context = AllocSetContextCreate(TopMemoryContext, "legobase buffer agent",
+											 ALLOCSET_DEFAULT_SIZES);
+		is_agent = true;
 	}
-	before_shmem_exit(agent_exit, (Datum) 0);
-	CommBufferSetAgent(MyLatch);
+	MemoryContextSwitchTo(caller);
+	return good;
 }
 
 /* Take what was queued by server processes to the links, and send it. */
@@ -197,6 +170,70 @@ release_slots(void)
 	send_releases(batches);
 }
 
+/* Send the fences that server processes have asked for, and tell those whose fence every node has confirmed. */
+static void
+send_fences(void)
+{
+	lb_fence fence;
+	uint64 serial;
+	int request = -1;
+
+	while (PageFenceNextPosted(&request, &fence, &serial))
+	{
+		bool confirmed = true;
+
+		for (int i = 0; i < link_count; i++)
+			confirmed = NodeLinkFence(&links[i], request, serial, &fence) && confirmed;
+		if (confirmed)
+			PageFenceDone(request, serial);
+	}
+}
+
+/*
+ * Have the nodes flush, while somebody waits for it: what is in comm buffers, or on its way over a new connection, is not covered
+ * by one request. True while it has to be looked at again soon.
+ */
+static bool
+request_flushing(uint64 now)
+{
+	static uint64 next_request;
+	static uint64 wanted_until;
+
+	if (now >= next_request &&
+		(WriteBackFlushWanted() || (now < wanted_until && PageDirectoryOlderDirty() > 0)))
+	{
+		if (WriteBackFlushWanted())
+			wanted_until = now + FLUSH_WISH_MS * UINT64_C(1000000);
+		WriteBackFlushDone();
+		next_request = now + FLUSH_MS * UINT64_C(1000000);
+		for (int i = 0; i < link_count; i++)
+			NodeLinkFlush(&links[i]);
+	}
+	return now < wanted_until;
+}
+
+/* How busy storage is with reads, as this server feels it: nodes hold their flushing back accordingly. */
+static void
+report_storage_load(void)
+{
+	static uint64 last_reads;
+	static uint64 last_ns;
+	uint64 reads = StatsGet(STAT_STORAGE_READS);
+	uint64 ns = StatsGetReadTime(TIER_STORAGE);
+	lb_storage_load load = {.reads = 0};
+
+	/* Less than before: the statistics were reset. */
+	if (reads > last_reads && ns >= last_ns)
+	{
+		load.reads = (uint32) Min(reads - last_reads, PG_UINT32_MAX);
+		load.read_us = (uint32) Min((ns - last_ns) / (reads - last_reads) / 1000, PG_UINT32_MAX);
+	}
+	last_reads = reads;
+	last_ns = ns;
+	for (int i = 0; i < link_count; i++)
+		NodeLinkStorageLoad(&links[i], &load);
+}
+
 /* The time-driven part of the loop. Returns how long it may sleep. */
 static long
 tick(void)
@@ -212,12 +249,16 @@ tick(void)
 	}
 	last_tick = now;
 	for (int i = 0; i < link_count; i++)
-		NodeLinkTick(&links[i], now);
+	{
+		/* At shutdown there is no use in a node that has nothing of ours. */
+		if (IsBackgroundWorker || links[i].state != LINK_WAITING)
+			NodeLinkTick(&links[i], now);
+	}
 	busy = PoolSizeTick(links, link_count, now);
 	for (int i = 0; i < link_count; i++)
 	{
-		uint32 wanted_soon = links[i].state == LINK_DRAINING || links[i].state == LINK_CONNECTING ||
-							 NodeTableState(i) == NODE_SUSPECT;
+		bool wanted_soon = links[i].state == LINK_DRAINING || links[i].state == LINK_CONNECTING ||
+						   links[i].state == LINK_RESUMING || NodeTableState(i) == NODE_SUSPECT;
 
 		busy = busy || wanted_soon || (links[i].state == LINK_WAITING && links[i].failures < 4);
 	}
@@ -245,7 +286,9 @@ wait_for_work(long timeout_ms)
 	int count;
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	/* The checkpointer completes its checkpoint in any case. */
+	if (IsBackgroundWorker)
+		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < link_count; i++)
 	{
 		uint32 wanted;
@@ -270,27 +313,103 @@ wait_for_work(long timeout_ms)
 	}
 }
 
+/* The agent's work: do what there is to do, then sleep until there is more, at most so long. */
+static void
+serve(long wait_ms)
+{
+	static uint64 next_second = 0;
+	static long interval = 0;
+	uint64 now = lb_now_ns();
+	MemoryContext caller = MemoryContextSwitchTo(loop_context);
+
+	MemoryContextReset(loop_context);
+	distribute_pushes();
+	send_fences();
+	if (now >= next_tick)
+	{
+		interval = tick();
+		next_tick = now + (uint64) interval * 1000000;
+	}
+	if (now >= next_second)
+	{
+		release_slots();
+		report_storage_load();
+		next_second = now + UINT64_C(1000000000);
+	}
+	if (request_flushing(now))
+		wait_ms = Min(wait_ms, FLUSH_MS);
+	wait_for_work(Min(wait_ms, lb_ms_until(next_tick)));
+	MemoryContextSwitchTo(caller);
+}
+
+/* Does the postmaster end the server? It tells nobody but the readers of its lock file. */
+static bool
+server_stops(void)
+{
+	FILE *file = AllocateFile(LOCK_FILE, PG_BINARY_R);
+	char line[MAXPGPATH];
+	int number = 0;
+
+	if (file == NULL)
+		return false;
+	while (number < LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file))
+		number++;
+	FreeFile(file);
+	return number == LOCK_FILE_LINE_PM_STATUS &&
+		   strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+}
+
+/* Is there a process that may write or drop pages? Not counting the checkpointer, which helps itself (BufferAgentAssist). */
+static bool
+others_work(void)
+{
+	bool found = false;
+	int count = pgstat_fetch_stat_numbackends();
+
+	for (int i = 1; i <= count && !found; i++)
+	{
+		switch (pgstat_fetch_stat_local_beentry(i)->backendStatus.st_backendType)
+		{
+			case B_BACKEND:
+			case B_AUTOVAC_WORKER:
+			case B_BG_WORKER:
+			case B_BG_WRITER:
+			case B_STARTUP:
+				found = true;
+				break;
+			default:
+				break;
+		}
+	}
+	pgstat_clear_backend_activity_snapshot();
+	return found;
+}
+
+/*
+ * All background workers get their SIGTERM together with the server's other processes, of which some then abort transactions, and
+ * drop files: who waits for a fence then must not wait in vain. So the agent is the last to go.
+ */
+static bool
+may_end(void)
+{
+	return ShutdownRequestPending && !(server_stops() && others_work());
+}
+
 void
 BufferAgentMain(Datum arg)
 {
-	MemoryContext loop_context;
-	uint64 next_tick = 0;
-	uint64 next_release = 0;
-	long interval = 0;
+	lb_status status;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
-	initialize();
-	loop_context =
-		AllocSetContextCreate(TopMemoryContext, "legobase buffer agent", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(loop_context);
+	if (!become_agent(&status))
+		ereport(ERROR, (errcode(ERRCODE_IO_ERROR), errmsg("legobase: %s", status.message),
+						errdetail("The identity of this instance is kept there. The server runs "
+								  "without remote memory until it can be.")));
 
-	while (!ShutdownRequestPending)
+	while (!may_end())
 	{
-		uint64 now = lb_now_ns();
-
-		MemoryContextReset(loop_context);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -298,22 +417,38 @@ BufferAgentMain(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 			next_tick = 0;
 		}
-		distribute_pushes();
-		if (now >= next_tick)
-		{
-			interval = tick();
-			next_tick = now + (uint64) interval * 1000000;
-		}
-		if (now >= next_release)
-		{
-			release_slots();
-			next_release = now + UINT64_C(1000000000);
-		}
-		wait_for_work(Min(interval, lb_ms_until(next_tick)));
+		serve(ShutdownRequestPending ? BUSY_TICK_MS : TICK_MS);
 	}
 
 	/* Not 0: whoever ends the agent by hand wants it restarted, and the postmaster knows when it shuts down. */
 	proc_exit(1);
+}
+
+/* Is this the checkpointer of a server that shuts down, and the agent gone? Then this process becomes it, once. */
+static bool
+is_stand_in(void)
+{
+	static bool failed = false;
+	lb_status status;
+
+	if (is_agent)
+		return true;
+	if (failed || !AmCheckpointerProcess() || !ShutdownRequestPending || CommBufferHasAgent())
+		return false;
+	failed = !become_agent(&status);
+	if (failed)
+		ereport(LOG, (errmsg("legobase: %s", status.message),
+					  errdetail("The checkpointer can't talk to memory nodes without it.")));
+	return !failed;
+}
+
+void
+BufferAgentAssist(int wait_ms)
+{
+	if (CritSectionCount == 0 && is_stand_in())
+		serve(wait_ms);
+	else
+		pg_usleep(wait_ms * 1000L);
 }
 
 void

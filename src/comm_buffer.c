@@ -239,16 +239,12 @@ CommBufferNotSent(uint32 buffer)
 }
 
 void
-CommBufferRecover(void (*ended)(uint32 entry))
+CommBufferRecover(void (*found)(uint32 buffer, uint32 entry))
 {
 	for (uint32 i = 0; i < shared->count; i++)
 	{
 		if (shared->buffers[i].sent)
-		{
-			CommBufferNotSent(i);
-			ended(shared->buffers[i].entry);
-			CommBufferRelease(i);
-		}
+			found(i, shared->buffers[i].entry);
 	}
 }
 
@@ -258,6 +254,12 @@ CommBufferSetAgent(struct Latch *latch)
 	SpinLockAcquire(&shared->lock);
 	shared->agent = latch;
 	SpinLockRelease(&shared->lock);
+}
+
+bool
+CommBufferHasAgent(void)
+{
+	return shared->agent != NULL;
 }
 
 bool

@@ -49,18 +49,21 @@ extern uint32 CommBufferTakeQueued(uint32 max, uint32 *buffers, uint32 *entries)
 
 /*
  * Agent: this push is about to be ended. Called before PageDirectoryPushEnded, and before the agent's reference goes: a
- * reader may keep the buffer for a while, and a successor must not end the push once more.
+ * reader may keep the buffer for a while, and a successor must not push it once more.
  */
 extern void CommBufferNotSent(uint32 buffer);
 
 /*
- * Agent, at its start: end the pushes of a predecessor that died in the middle (of an ERROR: after a kill, shared memory is
- * new). Calls ended for each buffer that was sent, then releases it.
+ * Agent, at its start: find the buffers that a predecessor had taken from the queue and not ended (it ended by an ERROR or a signal:
+ * after a kill, shared memory is new). They stay sent. Whether the memory node has them nobody knows.
  */
-extern void CommBufferRecover(void (*ended)(uint32 entry));
+extern void CommBufferRecover(void (*found)(uint32 buffer, uint32 entry));
 
 /* Agent: register the latch that CommBufferQueue sets; null when the agent ends. */
 extern void CommBufferSetAgent(struct Latch *latch);
+
+/* Is there an agent? */
+extern bool CommBufferHasAgent(void);
 
 /*
  * Agent: tell that it is about to sleep, or awake. Returns true if there is something in the queue: then do not sleep.

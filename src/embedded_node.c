@@ -88,6 +88,8 @@ embedded_node_start(lb_status *status)
 						 memory,
 						 "--exit-when-unused",
 						 UNUSED_SECONDS,
+						 "--storage",
+						 "..", /* its working folder is the instance's, in the data directory */
 						 "--log-file",
 						 INSTANCE_PREFIX "memnode.log",
 						 NULL};

@@ -44,6 +44,7 @@ typedef struct NodeEntry
 	bool attached_once; /* since shared memory was made */
 	uint64 incarnation; /* 0 if it was never attached */
 	uint64 capacity_pages;
+	int process;
 	char last_error[NODE_ERROR_MAX];
 
 	/* Written by reads. */
@@ -201,7 +202,7 @@ NodeTableSession(int node, NodeSession *session)
 
 void
 NodeTableSetUp(int node, const lb_address *address, const lb_hello *backend_hello,
-			   const lb_welcome *welcome)
+			   const lb_welcome *welcome, int process)
 {
 	NodeEntry *entry = node_at(node);
 	uint32 session = pg_atomic_add_fetch_u32(&table->sessions, 1);
@@ -212,6 +213,7 @@ NodeTableSetUp(int node, const lb_address *address, const lb_hello *backend_hell
 	entry->attached_once = true;
 	entry->incarnation = welcome->incarnation;
 	entry->capacity_pages = welcome->capacity_pages;
+	entry->process = process;
 	pg_atomic_write_u32(&entry->session, session);
 	pg_atomic_write_u32(&entry->state, NODE_UP);
 	SpinLockRelease(&entry->lock);
@@ -230,6 +232,24 @@ NodeTableSetState(int node, NodeState state)
 		pg_atomic_write_u32(&entry->session, 0);
 	pg_atomic_write_u32(&entry->state, state);
 	SpinLockRelease(&entry->lock);
+}
+
+/* Only the agent changes what is copied here, so it needs no lock. */
+bool
+NodeTableAttachment(int node, NodeAttachment *attachment)
+{
+	const NodeEntry *entry = node_at(node);
+	NodeState state = NodeTableState(node);
+
+	if (state != NODE_UP && state != NODE_SUSPECT)
+		return false;
+	attachment->address = entry->address;
+	attachment->epoch = entry->hello.epoch;
+	attachment->token = entry->hello.token;
+	attachment->incarnation = entry->incarnation;
+	attachment->capacity_pages = entry->capacity_pages;
+	attachment->process = entry->process;
+	return true;
 }
 
 uint64

@@ -6,12 +6,13 @@
  *
  *	  down		not connected, or being connected
  *	  up		attached: its slabs may be read and pushed to
- *	  suspect	a read took too long: reads go to storage until the node has answered the agent's next ping
+ *	  suspect	a read took too long: reads go to storage until the node has answered the agent's next ping. Or its connection to
+ *				the agent broke, and is being made again
  *	  lost		given up; its pages are being forgotten; down when nobody uses its slots any more
  *
  * "session" counts the attachments since server start, in all nodes together: a backend's connection belongs to one session,
- * and is closed when the node's session is another one. Address, token and epoch change only while the node is down; a backend copies
- * them with NodeTableSession, which gives a consistent set or none.
+ * and is closed when the node's session is another one. Address, token and epoch change only when a session begins; a backend
+ * copies them with NodeTableSession, which gives a consistent set or none.
  */
 #ifndef LEGOBASE_NODE_TABLE_H
 #define LEGOBASE_NODE_TABLE_H
@@ -42,6 +43,17 @@ typedef struct NodeSession
 	lb_hello hello;
 } NodeSession;
 
+/* What an agent needs to go on with its predecessor's attachment. */
+typedef struct NodeAttachment
+{
+	lb_address address;
+	uint64 epoch;
+	uint64 token;
+	uint64 incarnation;
+	uint64 capacity_pages;
+	int process; /* the node's, or 0 */
+} NodeAttachment;
+
 /* For the view. */
 typedef struct NodeRow
 {
@@ -70,11 +82,14 @@ extern uint32 NodeTableSessionNumber(int node);
 /* A consistent copy of what is needed to connect. False if the node is not up. */
 extern bool NodeTableSession(int node, NodeSession *session);
 
-/* Agent */
+/* Agent. process: the node's, if it is on this host and known, or 0. */
 extern void NodeTableSetUp(int node, const lb_address *address, const lb_hello *backend_hello,
-						   const lb_welcome *welcome);
+						   const lb_welcome *welcome, int process);
 extern void NodeTableSetState(int node, NodeState state);
 extern void NodeTableSetError(int node, const char *error);
+
+/* Agent: the attachment that is in force, or was when its predecessor ended. False if the node is neither up nor suspect. */
+extern bool NodeTableAttachment(int node, NodeAttachment *attachment);
 
 /* Agent: the incarnation of a node that is attached, 0 of another. */
 extern uint64 NodeTableIncarnation(int node);

@@ -12,6 +12,7 @@
 #include "pool_size.h"
 #include "settings.h"
 #include "slab_table.h"
+#include "write_back.h"
 
 /* Memory asked for at a time: a node has to zero it, among other things. */
 #define PAGES_PER_REQUEST (64 * 1024 * 1024 / LB_PAGE_SIZE)
@@ -22,7 +23,8 @@
 static bool
 has_share(const NodeLink *link, uint64 now)
 {
-	return link->state == LINK_ATTACHED || now < link->attached_or_lost_at + SHARE_KEPT_NS;
+	return link->state == LINK_ATTACHED || link->state == LINK_RESUMING ||
+		   link->state == LINK_FENCING || now < link->attached_or_lost_at + SHARE_KEPT_NS;
 }
 
 /* How many slabs the node may be given. One that had no more memory for us, when asked, keeps what it has for a while. */
@@ -87,12 +89,16 @@ shrink(int node, uint32 excess)
 	}
 }
 
-/* Forget the pages of slabs that are being given up, and return those that are empty. True if some are not yet. */
+/*
+ * Forget the clean pages of slabs that are being given up, have the others flushed, and return slabs that are empty. True if some
+ * are not yet.
+ */
 static bool
 return_drained(NodeLink *links)
 {
 	uint32 pages = SlabTablePages();
 	bool left = false;
+	bool dirty = false;
 	bool returned = false;
 
 	for (uint32 slab = 0; slab < SlabTableCount(); slab++)
@@ -104,17 +110,20 @@ return_drained(NodeLink *links)
 			continue;
 		link = &links[SlabTableNodeOf(slab, &node_slab)];
 		if (link->state != LINK_ATTACHED)
-			continue; /* lost: NodeLinkTick drains it */
+			continue; /* lost: NodeLinkTick drains it; or it will be back */
 		(void) PageDirectoryForgetRange(slab * pages, (slab + 1) * pages);
 		if (!SlabTableDrained(slab))
 		{
 			left = true;
+			dirty = dirty || PageDirectoryDirtyOfNode(link->node) > 0;
 			continue;
 		}
 		SlabTableRemove(slab);
 		NodeLinkReturnSlab(link, node_slab);
 		returned = true;
 	}
+	if (dirty)
+		WriteBackRequestFlush();
 
 	/*
 	 * The node frees the memory when nobody maps it any more. Processes drop their mappings when they read next; the barrier

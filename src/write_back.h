@@ -44,10 +44,10 @@ typedef struct FlushProgress
 extern void WriteBackNoteFlushState(int node, const lb_flush_state *state);
 extern void WriteBackGetFlushProgress(int node, FlushProgress *progress);
 
-/* Any process: ask the agent to have everything flushed; it asks again now and then while WriteBackFlushWanted(). */
+/* Any process: have everything flushed that is dirty now. Who waits for that asks again, at least once a second. */
 extern void WriteBackRequestFlush(void);
 
-/* Agent: somebody waits for dirty pages to become clean. Set by WriteBackRequestFlush, cleared by the agent when nothing is dirty. */
+/* Agent: has somebody asked since the last WriteBackFlushDone? That is called before the nodes are told, so that nothing is missed. */
 extern bool WriteBackFlushWanted(void);
 extern void WriteBackFlushDone(void);
 

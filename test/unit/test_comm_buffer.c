@@ -1,6 +1,6 @@
 /*
  * test_comm_buffer.c
- *	  Comm buffers: taking, references, the queue, waking the agent, recovery after an agent's death.
+ *	  Comm buffers: taking, references, the queue, waking the agent, what a new agent finds.
  */
 #include "postgres.h"
 
@@ -132,7 +132,9 @@ test_waking(void **state)
 	CommBufferQueue(buffer, 1);
 	CommBufferWakeAgent();
 	assert_int_equal(stub_latches_set(), 0);
+	assert_false(CommBufferHasAgent());
 	CommBufferSetAgent(&latch);
+	assert_true(CommBufferHasAgent());
 	assert_true(CommBufferAgentSleeps(true));
 	assert_true(CommBufferAgentSleeps(false));
 	CommBufferQueue(take(), 2);
@@ -148,51 +150,69 @@ test_waking(void **state)
 	CommBufferWakeAgent();
 	assert_int_equal(stub_latches_set(), 2);
 	CommBufferSetAgent(NULL);
+	assert_false(CommBufferHasAgent());
 	CommBufferWakeAgent();
 	assert_int_equal(stub_latches_set(), 2);
 }
 
-static uint32 ended_entries[8];
-static int ended_count;
+static uint32 found_buffers[8];
+static uint32 found_entries[8];
+static int found_count;
 
 static void
-note_ended(uint32 entry)
+note_found(uint32 buffer, uint32 entry)
 {
-	ended_entries[ended_count++] = entry;
+	found_buffers[found_count] = buffer;
+	found_entries[found_count++] = entry;
 }
 
-/* A new agent ends what its predecessor had sent, and finds what it had not in the queue. */
+/* A new agent finds what its predecessor had sent, and in the queue what it had not. */
 static void
 test_recovery(void **state)
 {
 	uint32 sent[3];
 	uint32 entries[3];
-	uint32 reader;
 	uint32 filling;
 
-	ended_count = 0;
+	found_count = 0;
 	for (int i = 0; i < 4; i++)
 		CommBufferQueue(take(), 100 + i);
 	assert_int_equal(CommBufferTakeQueued(3, sent, entries), 3);
 
-	/* Acknowledged before the agent died; a reader still has the buffer, but the push must not be ended again. */
+	/* Ended before the agent did; a reader still has the buffer, but the push must not be made again. */
 	CommBufferRetain(sent[1]);
 	CommBufferNotSent(sent[1]);
 	CommBufferRelease(sent[1]);
-	reader = sent[2];
-	CommBufferRetain(reader);
+	CommBufferRetain(sent[2]);
 	filling = take();
 
-	CommBufferRecover(note_ended);
-	assert_int_equal(ended_count, 2);
-	assert_int_equal(ended_entries[0] + ended_entries[1], 100 + 102);
+	CommBufferRecover(note_found);
+	assert_int_equal(found_count, 2);
+	for (int i = 0; i < 2; i++)
+	{
+		assert_int_equal(found_buffers[i], found_entries[i] == 100 ? sent[0] : sent[2]);
+		assert_true(found_entries[i] == 100 || found_entries[i] == 102);
+	}
+	assert_int_not_equal(found_entries[0], found_entries[1]);
 
-	/* Left: one queued, one being filled, two with a reader. Recovering twice finds nothing more. */
+	/* Nothing was let go; should this agent end too, the next one finds the same. */
+	assert_int_equal(CommBufferFree(), CommBufferCount() - 5);
+	found_count = 0;
+	CommBufferRecover(note_found);
+	assert_int_equal(found_count, 2);
+	for (int i = 0; i < 2; i++)
+	{
+		CommBufferNotSent(found_buffers[i]);
+		CommBufferRelease(found_buffers[i]);
+	}
+	found_count = 0;
+	CommBufferRecover(note_found);
+	assert_int_equal(found_count, 0);
+
+	/* Left: one queued, one being filled, two with a reader. */
 	assert_int_equal(CommBufferFree(), CommBufferCount() - 4);
-	CommBufferRecover(note_ended);
-	assert_int_equal(ended_count, 2);
 	CommBufferRelease(sent[1]);
-	CommBufferRelease(reader);
+	CommBufferRelease(sent[2]);
 	CommBufferRelease(filling);
 	assert_int_equal(CommBufferTakeQueued(3, sent, entries), 1);
 	assert_int_equal(entries[0], 103);

@@ -80,7 +80,7 @@ set_up(int node, uint64 incarnation)
 	lb_hello hello = {.token = 500 + incarnation, .epoch = 7};
 	lb_welcome welcome = {.incarnation = incarnation, .capacity_pages = 4096};
 
-	NodeTableSetUp(node, &address, &hello, &welcome);
+	NodeTableSetUp(node, &address, &hello, &welcome, 4000 + node);
 }
 
 static void
@@ -132,6 +132,39 @@ test_sessions(void **state)
 	assert_false(NodeTableSuspect(1, first));
 	assert_true(NodeTableSession(1, &session));
 	assert_int_equal(session.hello.token, 513);
+}
+
+/* What a new agent finds of its predecessor's attachments. */
+static void
+test_attachment(void **state)
+{
+	NodeAttachment attachment;
+	uint32 session;
+
+	assert_false(NodeTableAttachment(1, &attachment));
+	set_up(1, 11);
+	assert_true(NodeTableAttachment(1, &attachment));
+	assert_int_equal(attachment.address.length, 17);
+	assert_int_equal(attachment.epoch, 7);
+	assert_int_equal(attachment.token, 511);
+	assert_int_equal(attachment.incarnation, 11);
+	assert_int_equal(attachment.capacity_pages, 4096);
+	assert_int_equal(attachment.process, 4001);
+
+	/* Suspect because it is being resumed: the session stays until the next one begins. */
+	session = NodeTableSessionNumber(1);
+	NodeTableSetState(1, NODE_SUSPECT);
+	assert_true(NodeTableAttachment(1, &attachment));
+	assert_int_equal(NodeTableSessionNumber(1), session);
+	assert_int_equal(NodeTableIncarnation(1), 11);
+	set_up(1, 11);
+	assert_int_not_equal(NodeTableSessionNumber(1), session);
+	assert_int_equal(NodeTableState(1), NODE_UP);
+
+	NodeTableSetState(1, NODE_LOST);
+	assert_false(NodeTableAttachment(1, &attachment));
+	NodeTableSetState(1, NODE_DOWN);
+	assert_false(NodeTableAttachment(1, &attachment));
 }
 
 static void
@@ -363,15 +396,11 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_take_over_first),
-		TEST(test_take_over),
-		TEST(test_timeout_cost),
-		TEST(test_kernel_cache_hits),
-		TEST(test_sessions),
-		TEST(test_embedded),
-		TEST(test_costs),
-		TEST(test_probes),
-		TEST(test_rows),
+		TEST(test_take_over_first), TEST(test_take_over),
+		TEST(test_timeout_cost),    TEST(test_kernel_cache_hits),
+		TEST(test_sessions),        TEST(test_attachment),
+		TEST(test_embedded),        TEST(test_costs),
+		TEST(test_probes),          TEST(test_rows),
 		TEST(test_exact_counts),
 	};
 

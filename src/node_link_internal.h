@@ -1,0 +1,56 @@
+/*
+ * node_link_internal.h
+ *	  What the files of a link share; see node_link.h.
+ */
+#ifndef LEGOBASE_NODE_LINK_INTERNAL_H
+#define LEGOBASE_NODE_LINK_INTERNAL_H
+
+#include "lb_clock.h"
+#include "node_link.h"
+#include "settings.h"
+
+#define MS_NS UINT64_C(1000000)
+
+/* Without a connection, frames that wait to be sent are at most these. */
+#define LINK_OUTPUT_LIMIT \
+	(PUSHES_OUTSTANDING * (LB_BULK_MAX + LB_BODY_MAX + LB_HEADER_SIZE) + 65536)
+
+static inline uint64
+link_timeout_ns(void)
+{
+	return (uint64) node_timeout_ms * MS_NS;
+}
+
+/* node_link.c: handle what has come; send a frame over an attached link (false: the connection broke, and was dealt with). */
+extern void link_receive(NodeLink *link);
+extern bool link_send(NodeLink *link, lb_frame_type type, const void *body, size_t length);
+
+/* node_attach.c: waiting, connecting, resuming. */
+extern void attach_tick(NodeLink *link, uint64 now);
+extern void attach_greet(NodeLink *link);
+extern void attach_received(NodeLink *link, const lb_frame *frame);
+extern void attach_failed(NodeLink *link, const char *reason);
+extern void link_retry_later(NodeLink *link, int at_least_ms);
+extern void link_panic_replaced(const NodeLink *link, const lb_error *error)
+	pg_attribute_noreturn();
+
+/* node_loss.c */
+extern void link_close(NodeLink *link);
+extern void link_resume(NodeLink *link);                     /* begin resuming, at once */
+extern void link_broken(NodeLink *link, const char *reason); /* an attached link's connection */
+extern void link_not_resumed(NodeLink *link, const char *reason);
+extern void link_continue_draining(NodeLink *link);
+extern void link_continue_fencing(NodeLink *link, uint64 now);
+
+/* node_push.c */
+extern bool push_acknowledged(NodeLink *link, const lb_frame *frame);
+extern void push_requeue_sent(NodeLink *link);
+extern void push_give_up_all(NodeLink *link);
+
+/* node_flush.c. Handlers return false for a frame that makes no sense. */
+extern void flush_attached(NodeLink *link, bool resumed);
+extern void flush_tick(NodeLink *link, uint64 now);
+extern void flush_proof_void(NodeLink *link);
+extern bool flush_received(NodeLink *link, const lb_frame *frame);
+
+#endif /* LEGOBASE_NODE_LINK_INTERNAL_H */
