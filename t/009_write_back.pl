@@ -165,7 +165,7 @@ sub decode_row
 	$blocks->('unlogged_id');
 	is(words('unlogged'), 'second|3000', 'an unlogged table');
 	settle($node);
-	is(sql(q{SELECT count(*) FROM legobase_pages WHERE dirty}), 0, 'nothing is dirty');
+	is(sql(q{SELECT count(*) FROM legobase_pages WHERE state = 'dirty'}), 0, 'nothing is dirty');
 
 	# built without WAL for its pages before the end
 	sql(q{CREATE TABLE spots AS SELECT point(i % 173, i % 191) AS spot FROM generate_series(1, 20000) i});
@@ -173,7 +173,7 @@ sub decode_row
 	my $session = $node->background_psql('postgres');
 	$session->query_safe('BEGIN');
 	$session->query_safe('CREATE INDEX spots_spot ON spots USING gist (spot)');
-	my $zero = sql(q{SELECT count(*) FROM legobase_pages p WHERE dirty AND relfilenode NOT IN
+	my $zero = sql(q{SELECT count(*) FROM legobase_pages p WHERE state = 'dirty' AND relfilenode NOT IN
 		(SELECT relfilenode FROM pg_class)});
 	$session->query_safe('COMMIT');
 	$session->quit;
