@@ -84,7 +84,8 @@ CREATE FUNCTION legobase_pages(
     OUT version bigint,
     OUT usage integer,
     OUT pins integer,
-    OUT state text)
+    OUT state text,
+    OUT dirty boolean)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'legobase_pages'
 LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 16384;

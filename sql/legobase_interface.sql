@@ -15,7 +15,7 @@ RESET client_min_messages;
 \df legobase_evict
 
 -- Rows that do not depend on what the server did
-SELECT write_mode, nodes_total, dirty_pages, checksum_failures, compare_mismatches,
+SELECT write_mode IN ('writethrough', 'writeback') AS write_mode, nodes_total, dirty_pages >= 0 AS dirty_pages, checksum_failures, compare_mismatches,
        stats_reset BETWEEN pg_postmaster_start_time() - interval '1 minute' AND now() AS stats_reset_makes_sense
   FROM legobase_summary;
 SELECT tier, kernel_cache_reads FROM legobase_stat_io;
@@ -25,8 +25,13 @@ SELECT node_id, uri ~ '^(shm|tcp)://' AS uri, transport = split_part(uri, ':', 1
 -- Tier 2 is PostgreSQL's own checkpoint
 CHECKPOINT;
 SELECT tier, lsn = redo_lsn AS lsn, lag BETWEEN 0 AND 1000000 AS lag, count > 0 AS count,
-       last_time = checkpoint_time AS last_time
+       last_time = checkpoint_time AS last_time, lag_bytes = lag_pages * 8192 AS lag_bytes,
+       waiting, wait_time >= 0 AS wait_time, failures
   FROM legobase_checkpoints, pg_control_checkpoint();
+
+-- How long it will take is known if nothing is dirty, or once something was written.
+SELECT count(*) FROM legobase_checkpoints WHERE lag_pages = 0 AND seconds_left <> 0;
+SELECT count(*) FROM legobase_checkpoints WHERE pages_per_second IS NULL AND lag_pages > 0 AND seconds_left IS NOT NULL;
 
 -- Who may do what: pg_monitor reads, nobody acts
 SELECT p.proname, has_function_privilege('public', p.oid, 'EXECUTE') AS public,

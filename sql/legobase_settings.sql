@@ -19,6 +19,9 @@ SET legobase.embedded_memory = '1GB';
 SET legobase.max_remote_pool_size = '1GB';
 SET legobase.remote_pool_size = '64MB';
 SET legobase.node_timeout = '2s';
+SET legobase.write_mode = 'writethrough';
+SET legobase.fence_command = 'true';
+ALTER SYSTEM SET legobase.write_mode = 'sometimes';
 ALTER SYSTEM SET legobase.node_timeout = '5ms';
 ALTER SYSTEM SET legobase.node_timeout = 'soon';
 ALTER SYSTEM SET legobase.remote_pool_size = '1 bushel';
@@ -37,6 +40,28 @@ ALTER SYSTEM SET legobase.memory_nodes = 'shm://relative/path';
 ALTER SYSTEM SET legobase.memory_nodes = 'rdma://localhost:9876';
 ALTER SYSTEM SET legobase.memory_nodes = 'tcp://a:1,tcp://a:1';
 ALTER SYSTEM SET legobase.memory_nodes = 'tcp://a:1,,tcp://b:1';
+
+-- What can't be understood in a command is found out now.
+ALTER SYSTEM SET legobase.fence_command = 'fence --node %u --pid %q';
+ALTER SYSTEM SET legobase.fence_command = '100%';
+ALTER SYSTEM SET legobase.fence_command = 'fence %u %h %p 100%%';
+ALTER SYSTEM RESET legobase.fence_command;
+
+-- The server writes everything itself
+ALTER SYSTEM SET legobase.write_mode = 'writethrough';
+SELECT pg_reload_conf();
+DO $$
+BEGIN
+    FOR i IN 1..1000 LOOP
+        PERFORM FROM legobase_summary WHERE write_mode = 'writethrough' AND dirty_pages = 0;
+        EXIT WHEN FOUND;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END
+$$;
+SELECT write_mode, dirty_pages FROM legobase_summary;
+ALTER SYSTEM RESET legobase.write_mode;
+SELECT pg_reload_conf();
 
 -- Accepted, but not in force before a restart
 ALTER SYSTEM SET legobase.memory_nodes = 'tcp://127.0.0.1:9876, tcp://[::1]:9876, shm:///run/legobase.sock';
@@ -71,11 +96,11 @@ BEGIN
 END
 $$;
 CALL wait_for_pool(16384);
-SELECT write_mode, nodes_up, pool_pages FROM legobase_summary;
+SELECT write_mode <> 'disabled' AS in_use, nodes_up, pool_pages FROM legobase_summary;
 ALTER SYSTEM SET legobase.remote_pool_size = '64MB';
 SELECT pg_reload_conf();
 CALL wait_for_pool(8192);
-SELECT write_mode, pool_pages, used_pages <= pool_pages AS fits FROM legobase_summary;
+SELECT write_mode <> 'disabled' AS in_use, pool_pages, used_pages <= pool_pages AS fits FROM legobase_summary;
 ALTER SYSTEM SET legobase.remote_pool_size = 0;
 SELECT pg_reload_conf();
 CALL wait_for_pool(0);
@@ -84,7 +109,7 @@ SELECT count(*) FROM legobase_pages;
 ALTER SYSTEM SET legobase.remote_pool_size = '1TB';
 SELECT pg_reload_conf();
 CALL wait_for_pool(16384);
-SELECT write_mode, pool_pages FROM legobase_summary;
+SELECT write_mode <> 'disabled' AS in_use, pool_pages FROM legobase_summary;
 ALTER SYSTEM RESET legobase.remote_pool_size;
 SELECT pg_reload_conf();
 DROP PROCEDURE wait_for_pool;

@@ -5,6 +5,9 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
+#include "tcop/pquery.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/varlena.h"
@@ -200,6 +203,17 @@ check_fence_command(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+/* ALTER SYSTEM asks whether this is a good value for a server that starts. */
+static bool
+is_for_next_start(void)
+{
+	const Node *statement = NULL;
+
+	if (ActivePortal != NULL && ActivePortal->stmts != NIL)
+		statement = linitial_node(PlannedStmt, ActivePortal->stmts)->utilityStmt;
+	return statement != NULL && IsA(statement, AlterSystemStmt);
+}
+
 /*
  * With fsync off the server does not call sync handlers, ours neither: its checkpoints would not wait for pages that are in remote
  * memory alone, and would recycle the WAL that can rebuild them. A server that is started without fsync never writes
@@ -210,12 +224,12 @@ check_fsync(bool *newval, void **extra, GucSource source)
 {
 	if (next_fsync_check && !next_fsync_check(newval, extra, source))
 		return false;
-	if (*newval || !legobase_in_use() || !WriteBackFsyncAtStart())
+	if (*newval || !legobase_in_use() || !WriteBackFsyncAtStart() || is_for_next_start())
 		return true;
 	GUC_check_errdetail("With legobase, \"fsync\" can't be turned off while the server runs: "
 						"checkpoints would not wait for "
 						"pages in remote memory.");
-	GUC_check_errhint("Change it in postgresql.conf, and restart the server.");
+	GUC_check_errhint("It will be off when the server is started again.");
 	return false;
 }
 

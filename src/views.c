@@ -402,7 +402,8 @@ put_page(ReturnSetInfo *result, uint32 entry, const PageDirectoryRow *page)
 	add_count(&row, page->version);
 	add_value(&row, Int32GetDatum((int32) page->usage));
 	add_value(&row, Int32GetDatum((int32) page->pins));
-	add_text(&row, page->in_flight ? "in flight" : page->dirty ? "dirty" : "remote");
+	add_text(&row, page->in_flight ? "in flight" : "remote");
+	add_value(&row, BoolGetDatum(page->dirty));
 	put_row(result, &row);
 }
 
