@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "common/relpath.h"
+#include "storage/fd.h"
 
 #include "checkpoint_sync.h"
 #include "lb_fault.h"
@@ -197,6 +198,21 @@ clean_received(const lb_frame *frame)
 	return true;
 }
 
+/*
+ * The kernel tells of a failed write once. If the node is on our host, that may have been a write of ours to the same file, and our
+ * own sync will then succeed: so this is a failed sync of ours (R7), and dealt with as PostgreSQL deals with those.
+ */
+static void
+sync_failed(const NodeLink *link, const lb_flush_state *state)
+{
+	ereport(data_sync_elevel(LOG),
+			(errcode(ERRCODE_IO_ERROR),
+			 errmsg("legobase: memory node \"%s\" could not make changed pages durable: %s",
+					link->uri.text, state->error),
+			 errdetail("What the server itself has written to the same file may be lost as well. "
+					   "Recovery from WAL writes it again.")));
+}
+
 static bool
 flush_state_received(const NodeLink *link, const lb_frame *frame)
 {
@@ -204,7 +220,8 @@ flush_state_received(const NodeLink *link, const lb_frame *frame)
 
 	if (!lb_decode_flush_state(frame->body, frame->header.body_length, &state))
 		return false;
-	WriteBackNoteFlushState(link->node, &state);
+	if (WriteBackNoteFlushState(link->node, &state))
+		sync_failed(link, &state);
 	return true;
 }
 

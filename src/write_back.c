@@ -145,19 +145,31 @@ new_rate(const NodeFlushing *flushing, const lb_flush_state *state, uint64 now)
 	return rate == 0 ? sample : rate + (sample - rate) / 4;
 }
 
-void
+/* The same for syncs. In the first message it is surely a new one if nothing failed before. */
+static bool
+new_sync_failure(const NodeFlushing *flushing, const lb_flush_state *state)
+{
+	if (flushing->heard && state->sync_failures >= flushing->progress.state.sync_failures)
+		return state->sync_failures > flushing->progress.state.sync_failures;
+	return state->error[0] != '\0' && state->sync_failures > 0 && state->failures == 1;
+}
+
+bool
 WriteBackNoteFlushState(int node, const lb_flush_state *state)
 {
 	NodeFlushing *flushing = &shared->nodes[node];
 	uint64 now = lb_now_ns();
+	bool sync_failed;
 
 	SpinLockAcquire(&flushing->lock);
+	sync_failed = new_sync_failure(flushing, state);
 	flushing->progress.error_number += new_failures(flushing, state);
 	flushing->progress.pages_per_second = new_rate(flushing, state, now);
 	flushing->progress.state = *state;
 	flushing->heard = true;
 	flushing->time_ns = now;
 	SpinLockRelease(&flushing->lock);
+	return sync_failed;
 }
 
 void

@@ -41,7 +41,8 @@ typedef struct FlushProgress
 	double pages_per_second; /* made durable, as a moving average; 0: nothing known */
 } FlushProgress;
 
-extern void WriteBackNoteFlushState(int node, const lb_flush_state *state);
+/* Agent. True if a sync of a file has failed there since the last message. */
+extern bool WriteBackNoteFlushState(int node, const lb_flush_state *state);
 extern void WriteBackGetFlushProgress(int node, FlushProgress *progress);
 
 /* Any process: have everything flushed that is dirty now. Who waits for that asks again, at least once a second. */
