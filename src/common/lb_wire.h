@@ -279,12 +279,10 @@ typedef struct lb_fence
 /* FLUSH_STATE: sent each second while it changes, after a failure, and after the first success since. */
 typedef struct lb_flush_state
 {
-	uint64_t dirty_pages;   /* this instance's, waiting */
-	uint64_t flushed_pages; /* this instance's, made durable since the node knows it */
-	uint64_t write_calls;   /* that took (neighbours are joined) */
-	uint64_t failures;      /* rounds that failed */
-	uint64_t
-		sync_failures; /* of these, those in which a sync failed: the kernel may have lost others\' writes too */
+	uint64_t dirty_pages;           /* this instance's, waiting */
+	uint64_t flushed_pages;         /* this instance's, made durable since the node knows it */
+	uint64_t write_calls;           /* that took (neighbours are joined) */
+	uint64_t failures;              /* rounds that failed */
 	uint64_t syncs;                 /* files synced */
 	uint64_t sync_failures;         /* rounds in which a sync failed: see flush_round.h */
 	char error[LB_MESSAGE_MAX + 1]; /* of the last round; empty if it succeeded */

@@ -135,7 +135,6 @@ lb_encode_flush_state(uint8_t *out, const lb_flush_state *state)
 	put_u64(&w, state->flushed_pages);
 	put_u64(&w, state->write_calls);
 	put_u64(&w, state->failures);
-	put_u64(&w, state->sync_failures);
 	put_u64(&w, state->syncs);
 	put_u64(&w, state->sync_failures);
 	put_text(&w, state->error, LB_MESSAGE_MAX);
@@ -151,7 +150,6 @@ lb_decode_flush_state(const uint8_t *in, size_t length, lb_flush_state *state)
 	state->flushed_pages = get_u64(&r);
 	state->write_calls = get_u64(&r);
 	state->failures = get_u64(&r);
-	state->sync_failures = get_u64(&r);
 	state->syncs = get_u64(&r);
 	state->sync_failures = get_u64(&r);
 	get_text(&r, state->error, LB_MESSAGE_MAX);
