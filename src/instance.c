@@ -17,6 +17,7 @@
 #define INSTANCE_FILE INSTANCE_FOLDER "/" INSTANCE_PREFIX "instance"
 #define INSTANCE_FILE_NEW INSTANCE_FILE ".new"
 #define INSTANCE_FORMAT 1
+#define FENCE_FORMAT "legobase fence %016" INT64_MODIFIER "x\n"
 
 /* No instance gets there by counting: such an epoch comes from a node, or a file, that is not to be believed. */
 #define EPOCH_MAX (UINT64_MAX / 2)
@@ -68,6 +69,32 @@ store(const Instance *instance, lb_status *status)
 	return replace_durably(INSTANCE_FILE, INSTANCE_FILE_NEW, text, status);
 }
 
+bool
+InstanceWriteFence(int fd, uint64 epoch)
+{
+	char text[64];
+	int length = snprintf(text, sizeof(text), FENCE_FORMAT, epoch);
+
+	errno = ENOSPC; /* if pwrite does not say why it wrote less */
+	return pwrite(fd, text, length, 0) == length && pg_fsync(fd) == 0;
+}
+
+/* In a folder that was there before, the startup process has seen to it. */
+static bool
+create_fence(lb_status *status)
+{
+	int fd = BasicOpenFile(INSTANCE_FENCE_FILE, O_RDWR | O_CREAT | O_EXCL | PG_BINARY);
+	bool good;
+
+	if (fd < 0)
+		return errno == EEXIST ||
+			   lb_fail_errno(status, "could not create file \"%s\"", INSTANCE_FENCE_FILE);
+	good = InstanceWriteFence(fd, 0) ||
+		   lb_fail_errno(status, "could not write file \"%s\"", INSTANCE_FENCE_FILE);
+	close(fd);
+	return good;
+}
+
 static bool
 create(Instance *instance, lb_status *status)
 {
@@ -76,7 +103,7 @@ create(Instance *instance, lb_status *status)
 	if (!pg_strong_random(instance->uuid, LB_UUID_SIZE))
 		return lb_fail(status, LB_SYSTEM, "could not generate a random UUID");
 	instance->epoch = 0;
-	if (!store(instance, status))
+	if (!create_fence(status) || !store(instance, status))
 		return false;
 	fsync_fname(".", true); /* the folder's own entry in the data directory */
 	return true;
@@ -121,7 +148,7 @@ InstanceRead(Instance *instance, bool *exists, lb_status *status)
 }
 
 uint64
-InstanceFenceEpoch(int fd)
+InstanceReadFence(int fd)
 {
 	char text[64];
 	uint64 epoch;
@@ -144,7 +171,7 @@ stay_above_fence(Instance *instance, lb_status *status)
 	if (fd < 0)
 		return errno == ENOENT ||
 			   lb_fail_errno(status, "could not open file \"%s\"", INSTANCE_FENCE_FILE);
-	instance->epoch = Max(instance->epoch, InstanceFenceEpoch(fd));
+	instance->epoch = Max(instance->epoch, InstanceReadFence(fd));
 	close(fd);
 	return true;
 }

@@ -26,7 +26,7 @@ typedef struct Instance
 	uint64 epoch;
 } Instance;
 
-/* Read the instance's file, or make folder and file if there is none. False with a status if that can't be done. */
+/* Read the instance's file, or make the folder, it and the fence file if there is none. False with a status if that can't be done. */
 extern bool InstanceLoad(Instance *instance, lb_status *status);
 
 /* The same, but makes nothing: *exists says whether there is a file. */
@@ -42,9 +42,10 @@ extern bool InstanceRaiseEpoch(Instance *instance, uint64 at_least, lb_status *s
 extern bool InstanceWriteNonce(uint8 nonce[LB_NONCE_SIZE], lb_status *status);
 
 /*
- * The number in the fence file that is open as fd; 0 if there is none that can be believed. To read it by another descriptor, and close
- * that, would end a lock on the file that this process holds.
+ * The fence file, open as fd. Read: the number in it; 0 if there is none that can be believed. Write: durably; false with errno. To open it
+ * by another descriptor, and close that, would end a lock on the file that this process holds.
  */
-extern uint64 InstanceFenceEpoch(int fd);
+extern uint64 InstanceReadFence(int fd);
+extern bool InstanceWriteFence(int fd, uint64 epoch);
 
 #endif /* LEGOBASE_INSTANCE_H */

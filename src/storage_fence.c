@@ -37,8 +37,6 @@
 #define COMMAND_MAX 4096
 #define COMMAND_LIMIT_MS 60000
 
-#define FENCE_TEXT_FORMAT "legobase fence %016" INT64_MODIFIER "x\n"
-
 /*
  * The instance's file is gone or can't be read: which epochs were given out is not known, but it can't have been so many since the
  * number in the fence file was written. A new instance begins above it (InstanceLoad).
@@ -363,7 +361,7 @@ take_lock(int fd)
 static uint64
 epoch_to_fence(int fd)
 {
-	uint64 present = InstanceFenceEpoch(fd);
+	uint64 present = InstanceReadFence(fd);
 	Instance instance;
 	bool exists;
 	lb_status status;
@@ -379,14 +377,8 @@ epoch_to_fence(int fd)
 static void
 write_epoch(int fd, uint64 epoch)
 {
-	char text[64];
-	int length = snprintf(text, sizeof(text), FENCE_TEXT_FORMAT, epoch);
-
-	errno = ENOSPC; /* if pwrite does not say why it wrote less */
-	if (pwrite(fd, text, length, 0) != length)
+	if (!InstanceWriteFence(fd, epoch))
 		give_up_for_file("write");
-	if (pg_fsync(fd) != 0)
-		give_up_for_file("sync");
 }
 
 /*
