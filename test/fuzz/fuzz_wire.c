@@ -74,6 +74,13 @@ try_decoders(const uint8_t *in, size_t length)
 	TRY(release, lb_release_batch);
 	TRY(read, lb_read_batch);
 	TRY(node_figures, lb_node_figures);
+	TRY(storage, lb_storage);
+	TRY(storage_reply, lb_storage_reply);
+	TRY(clean, lb_clean);
+	TRY(fence, lb_fence);
+	TRY(flush_state, lb_flush_state);
+	TRY(slab_keep, lb_slab_keep);
+	TRY(storage_load, lb_storage_load);
 	TRY_NUMBER(slab_number);
 	TRY_NUMBER(count);
 }
@@ -230,9 +237,10 @@ make_body(lb_frame_type type, uint8_t *out)
 		uint8_t fixed; /* bytes of a body without items */
 		uint8_t item;  /* bytes of an item, after a count */
 	} layouts[LB_FRAME_TYPES] = {
-		[LB_WELCOME] = {46, 0},    [LB_SLAB_GRANT] = {4, 4}, [LB_SLAB_RETURN] = {4, 4},
-		[LB_PUSH] = {4, 48},       [LB_RELEASE] = {4, 16},   [LB_SLAB_MAP] = {4, 0},
-		[LB_SLAB_MAPPED] = {4, 0}, [LB_READ] = {4, 8},       [LB_STATUS_REPLY] = {96, 0},
+		[LB_SLAB_GRANT] = {4, 4},     [LB_SLAB_RETURN] = {4, 4}, [LB_RELEASE] = {4, 16},
+		[LB_SLAB_MAP] = {4, 0},       [LB_SLAB_MAPPED] = {4, 0}, [LB_READ] = {4, 8},
+		[LB_STATUS_REPLY] = {120, 0}, [LB_CLEAN] = {4, 28},      [LB_STORAGE_LOAD] = {8, 0},
+		[LB_SLAB_KEEP] = {17, 0},
 	};
 	uint8_t count = (uint8_t) (1 + below(LB_BATCH_MAX));
 	lb_hello hello = {.version_min = 1, .version_max = 1, .role = (uint16_t) (1 + below(3))};
@@ -240,6 +248,12 @@ make_body(lb_frame_type type, uint8_t *out)
 	lb_comm_region region = {.count = count, .stride = LB_PAGE_SIZE};
 	lb_slab_request request = {.slab_pages = LB_SLAB_PAGES_MIN, .count = count};
 	lb_push_ack ack = {.count = count};
+	lb_push_batch push = {.count = count};
+	lb_welcome welcome = {.epoch = random_u64(), .resumed = count % 2};
+	lb_storage storage = {"PG_15_202209061"};
+	lb_storage_reply reply = {.found = count % 2, .message = "/srv/data"};
+	lb_fence fence = {.by_database = count % 2, .end = count};
+	lb_flush_state flush = {.dirty_pages = random_u64(), .error = "No space left on device"};
 	size_t length = layouts[type].fixed + (size_t) layouts[type].item * count;
 
 	switch (type)
@@ -254,6 +268,21 @@ make_body(lb_frame_type type, uint8_t *out)
 			return lb_encode_comm_region(out, &region);
 		case LB_SLAB_REQUEST:
 			return lb_encode_slab_request(out, &request);
+		case LB_WELCOME:
+			return lb_encode_welcome(out, &welcome);
+		case LB_PUSH:
+			fill_randomly((uint8_t *) push.pushes, count * sizeof(push.pushes[0]));
+			for (uint8_t i = 0; i < count; i++)
+				push.pushes[i].dirty = i % 2;
+			return lb_encode_push(out, &push);
+		case LB_STORAGE:
+			return lb_encode_storage(out, &storage);
+		case LB_STORAGE_REPLY:
+			return lb_encode_storage_reply(out, &reply);
+		case LB_FENCE:
+			return lb_encode_fence(out, &fence);
+		case LB_FLUSH_STATE:
+			return lb_encode_flush_state(out, &flush);
 		case LB_PUSH_ACK:
 			return lb_encode_push_ack(out, &ack);
 		case LB_READ_REPLY:
