@@ -79,7 +79,7 @@ InstanceWriteFence(int fd, uint64 epoch)
 	return pwrite(fd, text, length, 0) == length && pg_fsync(fd) == 0;
 }
 
-/* In a folder that was there before, the startup process has seen to it. */
+/* In a folder that was there before, the postmaster has seen to it. */
 static bool
 create_fence(lb_status *status)
 {

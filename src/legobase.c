@@ -83,13 +83,15 @@ set_up_shared_memory(void)
 		next_shmem_startup_hook();
 
 	/* Single-user mode has no agent, and so no remote memory: md alone serves it. */
-	if (!IsPostmasterEnvironment)
-		return;
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	for (int i = 0; i < lengthof(shared_items); i++)
-		shared_items[i].init();
-	LWLockRelease(AddinShmemInitLock);
-	in_use = true;
+	if (IsPostmasterEnvironment)
+	{
+		LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+		for (int i = 0; i < lengthof(shared_items); i++)
+			shared_items[i].init();
+		LWLockRelease(AddinShmemInitLock);
+		in_use = true;
+	}
+	StorageFenceRaise();
 }
 
 void

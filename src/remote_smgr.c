@@ -42,7 +42,6 @@
 #include "slab_table.h"
 #include "smgr_table.h"
 #include "stats.h"
-#include "storage_fence.h"
 #include "write_back.h"
 
 /* Temporary relations never become remote; without shared memory (single-user mode) nothing does. */
@@ -420,15 +419,8 @@ remote_immedsync(SMgrRelation reln, ForkNumber forknum)
 	mdimmedsync(reln, forknum);
 }
 
-static void
-remote_init(void)
-{
-	StorageFenceInit();
-	mdinit();
-}
-
 const SmgrTable remote_smgr_table = {
-	.smgr_init = remote_init,
+	.smgr_init = mdinit,
 	.smgr_shutdown = NULL,
 	.smgr_open = mdopen,
 	.smgr_close = remote_close,

@@ -128,14 +128,17 @@ become_command(const char *command)
 }
 
 /*
- * Nobody serves signals yet, and they are blocked but for SIGQUIT: look whether the server is to be stopped, or the postmaster is gone.
+ * The postmaster serves no signals yet, or not at this time: look whether the server is to be stopped. In the agent: is the
+ * postmaster gone?
  */
 static void
 check_for_shutdown(void)
 {
 	sigset_t pending;
 
-	if (sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) == 1)
+	if (!IsUnderPostmaster && sigpending(&pending) == 0 &&
+		(sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1 ||
+		 sigismember(&pending, SIGQUIT) == 1))
 		proc_exit(1);
 	if (IsUnderPostmaster && !PostmasterIsAliveInternal())
 		proc_exit(1);
@@ -428,14 +431,11 @@ raise_fence(void)
 }
 
 void
-StorageFenceInit(void)
+StorageFenceRaise(void)
 {
 	struct stat folder;
+	bool raised = stat(INSTANCE_FOLDER, &folder) != 0 || !S_ISDIR(folder.st_mode) || raise_fence();
 
-	if (IsUnderPostmaster && !AmStartupProcess())
-		return;
-	if (stat(INSTANCE_FOLDER, &folder) == 0 && S_ISDIR(folder.st_mode) && !raise_fence())
-		return;
 	if (legobase_in_use())
-		pg_atomic_write_u32(&shared->raised, 1);
+		pg_atomic_write_u32(&shared->raised, raised ? 1 : 0);
 }

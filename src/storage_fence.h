@@ -15,13 +15,14 @@ extern Size StorageFenceShmemSize(void);
 extern void StorageFenceShmemInit(void);
 
 /*
- * From the first entry of the storage-manager table, in every process: does the work in the startup process and in single-user
- * mode, before any redo; nothing in others. Waits, limited, for nodes that are in the middle of a round; FATAL if they do not end.
- * With no instance folder there is nothing to fence.
+ * From shmem_startup_hook: in the postmaster, at its start and after each crash, when no process of the server's former life is left and
+ * none of the next one has been started; and in single-user mode. (The table's smgr_init would be the startup process's own place, but
+ * the compiler has replaced that call by a direct one of mdinit.) Waits, limited, for nodes that are in the middle of a
+ * round; FATAL if they do not end. With no instance folder there is nothing to fence.
  */
-extern void StorageFenceInit(void);
+extern void StorageFenceRaise(void);
 
-/* Agent: has the startup process fenced? Not before that may a node be attached to. */
+/* Agent: was the fence raised? If that was not possible no node may be attached to. */
 extern bool StorageFenceRaised(void);
 
 /*
