@@ -89,7 +89,7 @@ embedded_node_start(lb_status *status)
 						 "--exit-when-unused",
 						 UNUSED_SECONDS,
 						 "--storage",
-						 "..", /* its working folder is the instance's, in the data directory */
+						 DataDir,
 						 "--log-file",
 						 INSTANCE_PREFIX "memnode.log",
 						 NULL};
