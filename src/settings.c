@@ -16,6 +16,7 @@
 #include "lb_fault.h"
 #include "lb_page.h"
 #include "lb_wire.h"
+#include "page_directory.h"
 #include "settings.h"
 #include "write_back.h"
 
@@ -203,6 +204,18 @@ check_fence_command(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+/*
+ * Nothing becomes dirty any more (in a process that has read the new setting), and what is dirty need not wait for the next checkpoint.
+ * Asked for by every process but the postmaster, which has no business in shared memory.
+ */
+static void
+assign_write_mode(int newval, void *extra)
+{
+	if (newval == WRITE_MODE_WRITETHROUGH && IsUnderPostmaster && legobase_in_use() &&
+		PageDirectoryDirty() > 0)
+		WriteBackRequestFlush();
+}
+
 /* ALTER SYSTEM asks whether this is a good value for a server that starts. */
 static bool
 is_for_next_start(void)
@@ -319,7 +332,7 @@ define_write_back_settings(void)
 							 "this data directory, else "
 							 "the server. writethrough: always the server.",
 							 &write_mode, WRITE_MODE_AUTO, write_mode_options, PGC_SIGHUP, 0, NULL,
-							 NULL, NULL);
+							 assign_write_mode, NULL);
 	DefineCustomStringVariable("legobase.fence_command",
 							   "Shell command that makes sure that a memory node no longer runs.",
 							   "Run before a node that holds changed pages and does not answer is "
