@@ -49,11 +49,12 @@ ALTER SYSTEM RESET legobase.fence_command;
 
 -- The server writes everything itself
 ALTER SYSTEM SET legobase.write_mode = 'writethrough';
-SELECT pg_reload_conf();
+SELECT pg_reload_conf() \g /dev/null
+SELECT pg_sleep(0.5) \g /dev/null
 DO $$
 BEGIN
     FOR i IN 1..1000 LOOP
-        PERFORM FROM legobase_summary WHERE write_mode = 'writethrough' AND dirty_pages = 0;
+        PERFORM FROM legobase_summary WHERE dirty_pages = 0;
         EXIT WHEN FOUND;
         PERFORM pg_sleep(0.01);
     END LOOP;
