@@ -519,7 +519,9 @@ start_worker(flusher *flusher, lb_status *status)
 	if (!flusher->worker)
 		return false;
 	if (fallback.code != LB_OK)
-		log_line(LOG_NOTE, "flushing without io_uring: %s", fallback.message);
+		log_line(LOG_NOTE, "no io_uring: %s", fallback.message);
+	log_line(LOG_NOTE, "dirty pages are written to storage with %s, %u in a round",
+			 flush_worker_io_name(flusher->worker), flusher->round_pages);
 	flusher->finished = event_new(flusher->node->base, flush_worker_event_fd(flusher->worker),
 								  EV_READ | EV_PERSIST, on_finished, flusher);
 	if (!flusher->finished || event_add(flusher->finished, NULL) < 0)

@@ -28,7 +28,8 @@ flushing_detach(flushing *flushing)
 	flushing->proven = flushing->barred = false;
 	flushing->requested = flushing->requested_again = false;
 	flushing->fence_count = 0;
-	clean_queue_free(&flushing->clean);
+	/* its memory stays: a round that is still under way has reserved it */
+	clean_queue_clear(&flushing->clean);
 	flushing->resumed = flushing->retelling = flushing->tell_turn = false;
 	flushing->told_ns = 0;
 	flush_pass_end(&flushing->pass);

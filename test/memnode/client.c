@@ -27,6 +27,9 @@ client_open(client *client, const char *uri)
 	int fd;
 
 	memset(client, 0, sizeof(*client));
+	client->told = calloc(1, sizeof(told));
+	if (!client->told)
+		bail_out("out of memory");
 	if (!lb_uri_parse(uri, false, &parsed, &status) ||
 		!lb_net_resolve(&parsed, false, &address, &status) ||
 		(fd = lb_net_connect(&address, deadline_ns, &status)) < 0 ||
@@ -42,6 +45,7 @@ client_close(client *client)
 		lb_stream_close(client->stream);
 	if (client->region)
 		munmap(client->region, REGION_BUFFERS * LB_PAGE_SIZE);
+	free(client->told);
 	memset(client, 0, sizeof(*client));
 }
 
@@ -71,10 +75,44 @@ client_send(client *client, lb_frame_type type, const void *body, size_t body_le
 	return client_send_bulk(client, type, body, body_length, NULL, 0, -1);
 }
 
-int
-client_receive_within(client *client, int timeout_ms)
+/* Was it something that nobody asked for? Then it is put aside. */
+static bool
+put_aside(client *client)
 {
-	uint64_t deadline_ns = lb_now_ns() + (uint64_t) timeout_ms * 1000000;
+	const lb_frame *frame = &client->frame;
+	told *told = client->told;
+	lb_clean clean;
+
+	if (frame->header.type == LB_FLUSH_STATE)
+	{
+		if (!lb_decode_flush_state(frame->body, frame->header.body_length, &told->state))
+			bail_out("the node sent a malformed FLUSH_STATE");
+		told->state_count++;
+		if (told->state.error[0] != '\0')
+		{
+			told->had_error = true;
+			told->error = told->state;
+		}
+		return true;
+	}
+	if (frame->header.type != LB_CLEAN)
+		return false;
+	if (!lb_decode_clean(frame->body, frame->header.body_length, &clean))
+		bail_out("the node sent a malformed CLEAN");
+	if (frame->header.sequence != 0)
+		bail_out("CLEAN with a sequence");
+	for (uint32_t i = 0; i < clean.count && told->clean_count < CLEAN_MAX; i++)
+	{
+		told->tags[told->clean_count] = clean.tags[i];
+		told->versions[told->clean_count++] = clean.versions[i];
+	}
+	return true;
+}
+
+/* The next frame of any kind. */
+static int
+receive_any(client *client, uint64_t deadline_ns)
+{
 	lb_status status;
 	int found;
 
@@ -96,6 +134,18 @@ client_receive_within(client *client, int timeout_ms)
 		!lb_decode_welcome(client->frame.body, client->frame.header.body_length, &client->welcome))
 		bail_out("the node sent a malformed WELCOME");
 	return client->frame.header.type;
+}
+
+int
+client_receive_within(client *client, int timeout_ms)
+{
+	uint64_t deadline_ns = lb_now_ns() + (uint64_t) timeout_ms * 1000000;
+	int type;
+
+	do
+		type = receive_any(client, deadline_ns);
+	while (type > 0 && put_aside(client));
+	return type;
 }
 
 int
@@ -289,7 +339,13 @@ client_push(client *client, const push_plan *plan, lb_push_ack *ack)
 									.tag = {1663, 5, plan->relation, 0, plan->page + i},
 									.version = plan->version,
 									.checksum = lb_page_checksum(page),
-									.buffer = i};
+									.buffer = i,
+									.dirty = plan->dirty};
+		if (plan->first.tablespace != 0)
+		{
+			batch.pushes[i].tag = plan->first;
+			batch.pushes[i].tag.block += i;
+		}
 	}
 	if (plan->wrong_checksum)
 		batch.pushes[0].checksum ^= 1;
@@ -302,6 +358,130 @@ client_push(client *client, const push_plan *plan, lb_push_ack *ack)
 		!lb_decode_push_ack(client->frame.body, client->frame.header.body_length, ack))
 		bail_out("the node sent a malformed PUSH_ACK");
 	return answer;
+}
+
+bool
+client_storage(client *client, lb_storage_reply *reply)
+{
+	lb_storage storage = {"PG_15_202209061"};
+	uint8_t body[LB_BODY_MAX];
+	lb_storage_reply received;
+
+	if (ask(client, LB_STORAGE, body, lb_encode_storage(body, &storage)) != LB_STORAGE_REPLY)
+		bail_out("no answer to STORAGE");
+	if (!lb_decode_storage_reply(client->frame.body, client->frame.header.body_length, &received))
+		bail_out("the node sent a malformed STORAGE_REPLY");
+	if (reply)
+		*reply = received;
+	return received.found;
+}
+
+void
+client_flush(client *client)
+{
+	client_send(client, LB_FLUSH, NULL, 0);
+}
+
+void
+client_keep(client *client, const lb_slab_keep *keep)
+{
+	uint8_t body[LB_BODY_MAX];
+
+	client_send(client, LB_SLAB_KEEP, body, lb_encode_slab_keep(body, keep));
+}
+
+void
+client_fence(client *client, const lb_fence *fence)
+{
+	uint8_t body[LB_BODY_MAX];
+
+	client_send(client, LB_FENCE, body, lb_encode_fence(body, fence));
+}
+
+lb_fence
+fence_of_relation(uint32_t relation)
+{
+	return (lb_fence){.by_tablespace = true,
+					  .by_database = true,
+					  .by_relation = true,
+					  .from = {1663, 5, relation, 0, 0}};
+}
+
+lb_fence
+fence_of_blocks(uint32_t relation, uint32_t from, uint32_t end)
+{
+	lb_fence fence = fence_of_relation(relation);
+
+	fence.by_fork = true;
+	fence.from.block = from;
+	fence.end = end;
+	return fence;
+}
+
+/* Receive one frame that nobody asked for. False after the time, or at the end. */
+static bool
+listen_once(client *client, uint64_t deadline_ns)
+{
+	int type = receive_any(client, deadline_ns);
+
+	if (type > 0 && !put_aside(client))
+		bail_out("%s instead of what nobody asked for", lb_frame_type_name((unsigned) type));
+	return type > 0;
+}
+
+bool
+client_wait_clean(client *client, uint32_t count, int timeout_ms)
+{
+	uint64_t deadline_ns = lb_now_ns() + (uint64_t) timeout_ms * 1000000;
+
+	while (client->told->clean_count < count)
+		if (!listen_once(client, deadline_ns))
+			return false;
+	return true;
+}
+
+bool
+client_wait_states(client *client, uint32_t count, int timeout_ms)
+{
+	uint64_t deadline_ns = lb_now_ns() + (uint64_t) timeout_ms * 1000000;
+
+	while (client->told->state_count < count)
+		if (!listen_once(client, deadline_ns))
+			return false;
+	return true;
+}
+
+bool
+client_wait_error(client *client, int timeout_ms)
+{
+	uint64_t deadline_ns = lb_now_ns() + (uint64_t) timeout_ms * 1000000;
+
+	while (!client->told->had_error)
+		if (!listen_once(client, deadline_ns))
+			return false;
+	return true;
+}
+
+void
+client_listen(client *client, int timeout_ms)
+{
+	uint64_t deadline_ns = lb_now_ns() + (uint64_t) timeout_ms * 1000000;
+
+	while (listen_once(client, deadline_ns))
+		;
+}
+
+int
+client_told_clean(const client *client, uint32_t relation, uint32_t block, uint64_t version)
+{
+	const told *told = client->told;
+	int count = 0;
+
+	for (uint32_t i = 0; i < told->clean_count; i++)
+		if (told->tags[i].relation == relation && told->tags[i].block == block &&
+			told->versions[i] == version)
+			count++;
+	return count;
 }
 
 void

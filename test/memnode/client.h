@@ -11,6 +11,20 @@
 #define CLIENT_CLOSED 0    /* instead of a frame type: the node closed the connection */
 #define CLIENT_SILENT (-1) /* nothing came in time */
 
+/* CLEAN and FLUSH_STATE come unasked, at any time: they are put aside here. */
+#define CLEAN_MAX 16384
+
+typedef struct told
+{
+	uint32_t clean_count;
+	lb_page_tag tags[CLEAN_MAX];
+	uint64_t versions[CLEAN_MAX];
+	uint32_t state_count;
+	lb_flush_state state; /* the last one */
+	bool had_error;       /* a state had one */
+	lb_flush_state error; /* the last state that had */
+} told;
+
 typedef struct client
 {
 	lb_stream *stream;
@@ -20,6 +34,7 @@ typedef struct client
 	lb_error error;     /* the last ERROR */
 	lb_welcome welcome; /* the last WELCOME */
 	uint8_t *region;    /* comm buffers: 64 of them */
+	told *told;
 } client;
 
 #define REGION_BUFFERS 64
@@ -33,7 +48,7 @@ extern bool client_send(client *client, lb_frame_type type, const void *body, si
 extern bool client_send_bulk(client *client, lb_frame_type type, const void *body,
 							 size_t body_length, void *bulk, size_t bulk_length, int pass_fd);
 
-/* The next frame's type, or CLIENT_CLOSED, or CLIENT_SILENT after 5 s (or after so long). */
+/* The next frame's type, of those that are answers, or CLIENT_CLOSED, or CLIENT_SILENT after 5 s (or after so long). */
 extern int client_receive(client *client);
 extern int client_receive_within(client *client, int timeout_ms);
 
@@ -76,9 +91,37 @@ typedef struct push_plan
 	uint64_t version;
 	uint64_t seed;
 	bool wrong_checksum; /* of the first page */
+	bool dirty;
+	lb_page_tag first; /* of the first page, if its tablespace is not 0 */
 } push_plan;
 
 extern int client_push(client *client, const push_plan *plan, lb_push_ack *ack);
+
+/* STORAGE; true if the answer says that the data directory was found. *reply may be null. */
+extern bool client_storage(client *client, lb_storage_reply *reply);
+
+/* No answers. */
+extern void client_flush(client *client);
+extern void client_keep(client *client, const lb_slab_keep *keep);
+
+/* Send FENCE; its sequence is client->sequence. */
+extern void client_fence(client *client, const lb_fence *fence);
+
+/* FENCE of a relation, or of blocks of its main fork. */
+extern lb_fence fence_of_relation(uint32_t relation);
+extern lb_fence fence_of_blocks(uint32_t relation, uint32_t from, uint32_t end);
+
+/* Receive until so many pages were told to be clean, in all, or so many states, or a state with an error; false after the time. */
+extern bool client_wait_clean(client *client, uint32_t count, int timeout_ms);
+extern bool client_wait_states(client *client, uint32_t count, int timeout_ms);
+extern bool client_wait_error(client *client, int timeout_ms);
+
+/* Receive what comes in this time. */
+extern void client_listen(client *client, int timeout_ms);
+
+/* How often this page was told to be clean in this version. */
+extern int client_told_clean(const client *client, uint32_t relation, uint32_t block,
+							 uint64_t version);
 
 /* Contents that differ for every seed. */
 extern void make_page(void *page, uint64_t seed);

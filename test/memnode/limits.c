@@ -290,7 +290,8 @@ test_overhead(void)
 	for (uint32_t slab = 0; slab < granted.count; slab++)
 		for (uint32_t page = 0; page < 4096; page += 64)
 		{
-			push_plan plan = {slab, page, 64, 1, 1, page, false};
+			push_plan plan = {
+				.slab = slab, .page = page, .count = 64, .relation = 1, .version = 1, .seed = page};
 
 			client_push(&agent, &plan, &ack);
 			published += ack.count;

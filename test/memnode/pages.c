@@ -284,7 +284,8 @@ test_zeroed(bool by_return)
 	for (uint32_t slab = 0; slab < granted.count; slab++)
 		for (uint32_t page = 0; page < 256; page += 64)
 		{
-			push_plan plan = {slab, page, 64, 1, 1, 1, false};
+			push_plan plan = {
+				.slab = slab, .page = page, .count = 64, .relation = 1, .version = 1, .seed = 1};
 
 			client_push(&agent, &plan, &ack);
 		}
