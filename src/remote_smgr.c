@@ -78,7 +78,8 @@ remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 		return;
 	}
 	tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
-	if (SlabTableActivePages() > 0)
+	/* Memory that is being given back may still have the newest versions of pages. */
+	if (SlabTableActivePages() > 0 || PageDirectoryDirty() > 0)
 		found = PageFetch(reln, &tag, buffer);
 	if (found == PAGE_FETCHED)
 		return;
