@@ -170,7 +170,7 @@ SKIP:
 
 	# A failed sync says that the kernel may have dropped what was written before: written again, and synced again.
 	restart_memnode('--fault-points', 'memnode.flush.sync=fail@1,memnode.flush.sync=fail@2');
-	my $flushed = $memnode->figures->{'flushed pages'};
+	my $flushed = $memnode->figures->{flushed_pages};
 	my $panics = count_log_lines($node, qr/PANIC/);
 	sql(q{UPDATE t SET word = 'unsynced'});
 	fill_buffers($node);

@@ -334,16 +334,14 @@ sub remote_pages
 	return pages_of($node, relation_key($node, $db, $relation));
 }
 
-# How many pages of a relation are in remote memory in a version that its file does not have, once all have arrived there.
+# How many pages of a relation are in remote memory, or on their way there, in a version that its file does not have.
 sub dirty_pages_of
 {
 	my ($node, $db, $relation) = @_;
 	my ($database, $relfilenode) = split ' ', relation_key($node, $db, $relation);
-	my $pages = "FROM legobase_pages WHERE reldatabase = $database AND relfilenode = $relfilenode";
 
-	wait_for('all have arrived', 10,
-		sub { $node->safe_psql('postgres', "SELECT count(*) $pages AND state = 'in flight'") == 0 });
-	return $node->safe_psql('postgres', "SELECT count(*) $pages AND state = 'dirty'");
+	return $node->safe_psql('postgres',
+		"SELECT count(*) FROM legobase_pages WHERE dirty AND reldatabase = $database AND relfilenode = $relfilenode");
 }
 
 # How many blocks of a relation the file has otherwise than the server, as things are.
