@@ -107,12 +107,12 @@ handle_error(NodeLink *link, const lb_frame *frame)
 
 	if (!lb_decode_error(frame->body, frame->header.body_length, &error))
 	{
-		link_broken(link, "it sent an error that could not be read");
+		link_complained(link, "it sent an error that could not be read");
 		return;
 	}
 	if (error.error == LB_ERR_EPOCH)
 		link_panic_replaced(link, &error);
-	link_broken(link, error.message);
+	link_complained(link, error.message);
 }
 
 static void
@@ -138,8 +138,8 @@ handle_attached(NodeLink *link, const lb_frame *frame)
 			good = flush_received(link, frame);
 	}
 	if (!good && link->state == LINK_ATTACHED)
-		link_broken(link,
-					psprintf("it sent an unexpected %s", lb_frame_type_name(frame->header.type)));
+		link_complained(
+			link, psprintf("it sent an unexpected %s", lb_frame_type_name(frame->header.type)));
 }
 
 /* Whatever the link is doing, its connection is of no use any more. */

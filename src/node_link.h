@@ -103,7 +103,7 @@ typedef struct NodeLink
 	uint64 attached_or_lost_at; /* when it was attached last, or the agent started */
 
 	uint64 resume_until;          /* resuming: when to give up */
-	int breaks;                   /* in quick succession */
+	int complaints;               /* ERRORs and senseless frames, in quick succession */
 	char reason[LINK_REASON_MAX]; /* why it is not attached any more */
 
 	uint64 sequence; /* of the last request */

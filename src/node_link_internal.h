@@ -38,6 +38,8 @@ extern void link_panic_replaced(const NodeLink *link, const lb_error *error)
 extern void link_close(NodeLink *link);
 extern void link_resume(NodeLink *link);                     /* begin resuming, at once */
 extern void link_broken(NodeLink *link, const char *reason); /* an attached link's connection */
+extern void link_complained(NodeLink *link,
+							const char *reason); /* by an ERROR or a senseless frame */
 extern void link_not_resumed(NodeLink *link, const char *reason);
 extern void link_continue_draining(NodeLink *link);
 extern void link_continue_fencing(NodeLink *link, uint64 now);

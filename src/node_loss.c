@@ -24,8 +24,8 @@
 
 #define FENCE_COMMAND_RETRY_MS 5000
 
-/* A connection that breaks so often, each time within node_timeout of the last, does not get us anywhere. */
-#define BREAKS_MAX 10
+/* A node that sends an ERROR so often, each time within node_timeout of being resumed, will do so the next time. */
+#define COMPLAINTS_MAX 10
 
 void
 link_close(NodeLink *link)
@@ -163,14 +163,11 @@ link_resume(NodeLink *link)
 void
 link_broken(NodeLink *link, const char *reason)
 {
-	uint64 now = lb_now_ns();
-
 	Assert(link->state == LINK_ATTACHED);
 	link_close(link);
-	link->breaks = now > link->attached_or_lost_at + link_timeout_ns() ? 1 : link->breaks + 1;
 	if (take_out_of_use(link))
 		lost(link, reason);
-	else if (link->breaks > BREAKS_MAX)
+	else if (link->complaints > COMPLAINTS_MAX)
 		link_not_resumed(link, reason);
 	else
 	{
@@ -183,6 +180,16 @@ link_broken(NodeLink *link, const char *reason)
 		strlcpy(link->reason, reason, sizeof(link->reason));
 		link_resume(link);
 	}
+}
+
+/* The node is there, but we and it do not understand each other. */
+void
+link_complained(NodeLink *link, const char *reason)
+{
+	if (lb_now_ns() > link->attached_or_lost_at + link_timeout_ns())
+		link->complaints = 0;
+	link->complaints++;
+	link_broken(link, reason);
 }
 
 void
