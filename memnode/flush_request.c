@@ -13,7 +13,10 @@
 #include "request.h"
 #include "storage.h"
 
-/* Look for the data directory; what is found is what will be written to. */
+/*
+ * Look for the data directory; what is found is what will be written to, once the agent has confirmed that it is the right one: by
+ * FLUSH or STORAGE_LOAD. It could be a copy, the right one being out of sight.
+ */
 static void
 find_storage(session *session, const lb_storage *storage, lb_storage_reply *reply)
 {
@@ -21,7 +24,7 @@ find_storage(session *session, const lb_storage *storage, lb_storage_reply *repl
 	flushing *flushing = &session->tenant->flushing;
 	lb_status status;
 
-	flushing->proven = false;
+	flushing->proven = flushing->confirmed = false;
 	if (options->storage_count == 0)
 		lb_fail(&status, LB_INVALID, "this memory node was started without --storage");
 	else if (flushing->barred)
@@ -68,6 +71,7 @@ flush_handle(session *session, const lb_frame *frame)
 		return request_malformed(session, frame);
 	if (session->tenant->flushing.proven)
 	{
+		session->tenant->flushing.confirmed = true;
 		flushing_request(&session->tenant->flushing, &session->tenant->slots);
 		flusher_wake(session->node->flusher);
 	}
@@ -125,6 +129,7 @@ storage_load_handle(session *session, const lb_frame *frame)
 
 	if (!lb_decode_storage_load(frame->body, frame->header.body_length, &load))
 		return request_malformed(session, frame);
+	session->tenant->flushing.confirmed = session->tenant->flushing.proven;
 	flush_pace_load(&session->tenant->flushing.pace, load.reads, load.read_us, lb_now_ns());
 	return true;
 }

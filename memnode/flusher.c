@@ -357,7 +357,7 @@ is_ready(flusher *flusher, tenant *tenant, uint64_t now_ns, int *wait_ms)
 	uint64_t wait_ns;
 
 	*wait_ms = -1;
-	if (!flushing->proven || flushing->in_round || !clean_queue_is_empty(&flushing->clean))
+	if (!flushing->proven || !flushing->confirmed || flushing->in_round || !clean_queue_is_empty(&flushing->clean))
 		return false;
 	if (tenant->slots.dirty == 0 && !flushing->pass.active)
 	{

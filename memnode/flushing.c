@@ -25,7 +25,7 @@ flushing_free(flushing *flushing)
 void
 flushing_detach(flushing *flushing)
 {
-	flushing->proven = flushing->barred = false;
+	flushing->proven = flushing->confirmed = flushing->barred = false;
 	flushing->requested = flushing->requested_again = false;
 	flushing->fence_count = 0;
 	/* its memory stays: a round that is still under way has reserved it */

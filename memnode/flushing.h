@@ -22,6 +22,7 @@ typedef struct flushing
 {
 	/* Of this attachment. */
 	bool proven;         /* its data directory was found here */
+	bool confirmed;      /* ... and the agent goes on from that: the nonce was the right one */
 	bool barred;         /* a later life of the server has raised the fence: never again */
 	char root[PATH_MAX]; /* the data directory */
 	char version_folder[LB_VERSION_FOLDER_MAX + 1]; /* in its tablespaces */

@@ -383,6 +383,15 @@ client_flush(client *client)
 }
 
 void
+client_load(client *client, uint32_t reads, uint32_t read_us)
+{
+	lb_storage_load load = {reads, read_us};
+	uint8_t body[LB_BODY_MAX];
+
+	client_send(client, LB_STORAGE_LOAD, body, lb_encode_storage_load(body, &load));
+}
+
+void
 client_keep(client *client, const lb_slab_keep *keep)
 {
 	uint8_t body[LB_BODY_MAX];

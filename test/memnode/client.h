@@ -102,6 +102,7 @@ extern bool client_storage(client *client, lb_storage_reply *reply);
 
 /* No answers. */
 extern void client_flush(client *client);
+extern void client_load(client *client, uint32_t reads, uint32_t read_us);
 extern void client_keep(client *client, const lb_slab_keep *keep);
 
 /* Send FENCE; its sequence is client->sequence. */

@@ -148,6 +148,7 @@ test_triggers(void)
 	write_back self;
 
 	write_back_start(&self, NULL, ratio);
+	client_load(&self.agent, 0, 0);
 	push_pages(&self.agent, 100, 0, 40, 1, true);
 	client_listen(&self.agent, 500);
 	is_number(self.agent.told->clean_count, 0, "16 %% are dirty");
@@ -155,7 +156,18 @@ test_triggers(void)
 	ok(client_wait_clean(&self.agent, 80, 3000), "31 %%: they are written");
 	write_back_stop(&self);
 
+	write_back_start(&self, NULL, ratio);
+	push_pages(&self.agent, 100, 0, 64, 1, true);
+	push_pages(&self.agent, 100, 64, 64, 1, true);
+	client_listen(&self.agent, 500);
+	is_number(self.agent.told->clean_count, 0,
+			  "nothing is written before the agent has confirmed the proof");
+	client_load(&self.agent, 0, 0);
+	ok(client_wait_clean(&self.agent, 128, 3000), "STORAGE_LOAD does that");
+	write_back_stop(&self);
+
 	write_back_start(&self, NULL, age);
+	client_load(&self.agent, 100, 200);
 	begin_ns = lb_now_ns();
 	push_pages(&self.agent, 100, 0, 3, 1, true);
 	ok(client_wait_clean(&self.agent, 3, 6000), "pages that are old are written");
