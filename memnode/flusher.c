@@ -34,7 +34,8 @@ struct flusher
 	flush_worker *worker; /* null: no storage */
 	struct event *work;
 	struct event *finished;
-	uint64_t turn; /* rounds begun so far */
+	uint64_t turn;      /* rounds begun so far */
+	uint64_t looked_ns; /* when surveys went on last */
 
 	/* The round that is being filled, or is with the worker. */
 	flush_round *round; /* null: none */
@@ -357,7 +358,8 @@ is_ready(flusher *flusher, tenant *tenant, uint64_t now_ns, int *wait_ms)
 	uint64_t wait_ns;
 
 	*wait_ms = -1;
-	if (!flushing->proven || !flushing->confirmed || flushing->in_round || !clean_queue_is_empty(&flushing->clean))
+	if (!flushing->proven || !flushing->confirmed || flushing->in_round ||
+		!clean_queue_is_empty(&flushing->clean))
 		return false;
 	if (tenant->slots.dirty == 0 && !flushing->pass.active)
 	{
@@ -411,6 +413,7 @@ choose_tenant(flusher *flusher, int *wait_ms)
 static bool
 serve_tenants(flusher *flusher)
 {
+	bool look = elapsed_ns(lb_now_ns(), flusher->looked_ns) >= LOOK_AGAIN_MS * MS;
 	bool any = false;
 	tenant *each;
 
@@ -418,12 +421,14 @@ serve_tenants(flusher *flusher)
 	{
 		if (!each->flushing.proven && !each->flushing.barred)
 			continue;
-		if (each->slots.dirty > 0)
+		if (look && each->slots.dirty > 0 && !each->flushing.pass.active)
 			flush_survey_step(&each->flushing.survey, &each->slots);
 		if (flush_tell(each))
 			flusher_wake(flusher);
 		any = any || each->slots.dirty > 0 || flush_tell_is_due(each);
 	}
+	if (look)
+		flusher->looked_ns = lb_now_ns();
 	return any;
 }
 

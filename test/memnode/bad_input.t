@@ -78,6 +78,16 @@ for my $option ('--tenant-timeout', '--exit-when-unused', '--max-sessions')
 refused(2, qr/--memory: 1048576 MB are more than (the machine's memory|the memory limit of cgroup \S+), which is \d+ MB/,
 	'--listen', $shm, '--memory', '1TB');
 
+# Storage and flushing.
+refused(2, qr/--storage: "data" is not an absolute path/, '--listen', $shm, @memory, '--storage', 'data');
+refused(2, qr/--storage: "" is not an absolute path/, '--listen', $shm, @memory, '--storage', '');
+refused(2, qr/--storage: at most 64/, '--listen', $shm, @memory, map { ('--storage', "/srv/$_") } 1 .. 65);
+refused(2, qr/--flush-dirty-percent: "0" is not a whole number from 1 to 100/,
+	'--listen', $shm, @memory, '--flush-dirty-percent', '0');
+refused(2, qr/--flush-dirty-percent: "101"/, '--listen', $shm, @memory, '--flush-dirty-percent', '101');
+refused(2, qr/--flush-age: "0" is not a whole number/, '--listen', $shm, @memory, '--flush-age', '0');
+refused(2, qr/--flush-io: "fast" is not auto, uring or plain/, '--listen', $shm, @memory, '--flush-io', 'fast');
+
 # Addresses.
 for my $uri ('', 'nonsense', 'http://a:1', 'tcp://', 'tcp://localhost', 'tcp://localhost:', 'tcp://localhost:99999',
 	'tcp://localhost:x', 'tcp://[::1', 'shm://', 'shm://relative', 'shm:///', 'shm:///' . 'x' x 200,

@@ -265,6 +265,47 @@ test_much(void)
 	write_back_stop(&self);
 }
 
+/* Two servers, the same relation, block and version in both: each has its own files, and is told of its own pages. */
+static void
+test_two_instances(void)
+{
+	data_directory second_data;
+	const char *options[] = {"--storage", second_data.root, NULL};
+	lb_fence fence = fence_of_relation(100);
+	lb_slab_list granted;
+	write_back first;
+	client second;
+
+	data_make(&second_data, 10);
+	data_make_file(&second_data, "base/5/100", 256);
+	write_back_start(&first, "memnode.flush.write=wait:500@1", options);
+	agent_open(&second, first.node.shm_uri, 10, 1);
+	client_request_slabs(&second, 256, 1, &granted);
+	ok(client_storage(&second, NULL), "the second has its own data directory");
+	push_pages(&first.agent, 100, 0, 2, 1, true);
+	client_flush(&first.agent);
+	usleep(200000);
+	push_pages(&second, 100, 0, 3, 1, true);
+	client_flush(&second);
+	client_fence(&second, &fence);
+	ok(is_fenced(&second, second.sequence, 200),
+	   "its fence has nothing to do with the first's round");
+	push_pages(&second, 100, 1, 3, 1, true);
+	client_flush(&second);
+	ok(client_wait_clean(&second, 3, 3000) && client_wait_clean(&first.agent, 2, 3000),
+	   "both are flushed");
+	ok(file_has(&first, 100, 0, 2, 1) && data_is_zero(&first.data, "base/5/100", 2) &&
+		   data_is_zero(&second_data, "base/5/100", 0) &&
+		   data_has_page(&second_data, "base/5/100", 3, seed_of(100, 1, 1) + 2),
+	   "each in its own file");
+	client_listen(&second, 300);
+	ok(first.agent.told->clean_count == 2 && second.told->clean_count == 3,
+	   "each is told of its own pages");
+	client_close(&second);
+	data_remove(&second_data);
+	write_back_stop(&first);
+}
+
 /* What was damaged in the node's memory does not get to storage. */
 static void
 test_damaged(void)
@@ -320,6 +361,7 @@ main(void)
 	test_triggers();
 	test_places();
 	test_much();
+	test_two_instances();
 	test_damaged();
 	return done_testing();
 }
