@@ -26,7 +26,7 @@ static uint64 nonce_number; /* 0: none yet, or it could not be written */
 /* ---- the proof of storage ---- */
 
 static void
-told_write_through(NodeLink *link, const char *reason)
+tell_write_through(NodeLink *link, const char *reason)
 {
 	bool wanted = write_mode == WRITE_MODE_WRITEBACK;
 
@@ -36,17 +36,18 @@ told_write_through(NodeLink *link, const char *reason)
 	link->told = TOLD_WRITE_THROUGH;
 	ereport(wanted ? WARNING : LOG,
 			(errmsg("legobase: writing through at memory node \"%s\": %s", link->uri.text, reason),
-			 wanted ? errhint("legobase.write_mode asks for write-back. For that the memory node "
-							  "has to be started with --storage and a folder where it sees this "
-							  "server's data directory.")
-					: 0));
+			 wanted ? errdetail("legobase.write_mode is writeback.") : 0,
+			 wanted && WriteBackPossible(NULL)
+				 ? errhint("Start the memory node with --storage and a folder in which it sees "
+						   "this server's data directory.")
+				 : 0));
 }
 
 static void
 not_proven(NodeLink *link, const char *reason)
 {
 	link->proven = false;
-	told_write_through(link, reason);
+	tell_write_through(link, reason);
 }
 
 static void
@@ -91,7 +92,7 @@ ask_for_proof(NodeLink *link, bool new_nonce)
 	link->storage_asked_at = lb_now_ns();
 	if (!link->may_write && !WriteBackPossible(&reason))
 	{
-		told_write_through(link, reason);
+		tell_write_through(link, reason);
 		return;
 	}
 	if (!write_nonce(new_nonce, &status))
