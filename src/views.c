@@ -257,6 +257,7 @@ legobase_nodes(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = begin_rows(fcinfo);
 	NodeRow *figures = palloc(sizeof(NodeRow));
+	FlushProgress *progress = palloc(sizeof(FlushProgress));
 	Row row = {.columns = 0};
 
 	for (int node = 0; node < NodeTableCount(); node++)
@@ -264,6 +265,7 @@ legobase_nodes(PG_FUNCTION_ARGS)
 		uint32 granted = SlabTableNodePages(node);
 
 		NodeTableGetRow(node, figures);
+		WriteBackGetFlushProgress(node, progress);
 		add_value(&row, Int32GetDatum(node));
 		add_error(&row, figures->uri);
 		add_text(&row, lb_transport_name(figures->transport));
@@ -280,7 +282,7 @@ legobase_nodes(PG_FUNCTION_ARGS)
 		add_percentile(&row, figures->latency, 50);
 		add_percentile(&row, figures->latency, 99);
 		add_count(&row, figures->pushes);
-		add_error(&row, figures->last_error);
+		add_error(&row, figures->last_error[0] ? figures->last_error : progress->state.error);
 		put_row(result, &row);
 	}
 	return (Datum) 0;
