@@ -113,7 +113,7 @@ sub start
 	return;
 }
 
-# Wait until each client has had a commit acknowledged.
+# Wait until each client has had a commit acknowledged, or has been disconnected already.
 sub wait_until_busy
 {
 	my ($self) = @_;
@@ -122,7 +122,7 @@ sub wait_until_busy
 		'transactions are acknowledged',
 		10,
 		sub {
-			!grep { !-s "$self->{folder}/client_$_.out" } (1 .. $self->{clients});
+			!(grep { !-s "$self->{folder}/client_$_.out" } (1 .. $self->{clients})) || !$self->connected;
 		});
 }
 

@@ -39,13 +39,13 @@ my %title_of = (
 my @who = (
 	[ qr/^agent\./, 'buffer agent' ],
 	[ qr/^checkpoint\./, 'checkpointer' ],
-	[ qr/^(writeback|push)\./, 'backend', 'checkpointer', 'background writer' ],
+	[ qr/^writeback\./, 'backend', 'checkpointer', 'background writer' ],
 	[ qr/^/, 'backend' ]);
 
 # What an agent comes to only when it takes over from another one, or attaches
-my $at_attaching = qr/^(agent|memnode)\.(resume|storage)|^memnode\.accept/;
+my $at_attaching = qr/^(agent|memnode)\.(resume|storage)/;
 
-# What happens once in the life of a server
+# What happens once in the life of a server, in the postmaster
 my $only_at_start = qr/^(smgr_table\.|fence\.locked)/;
 
 # What happens once a page, and not once a checkpoint or less: let some go by
@@ -181,8 +181,8 @@ sub round
 	$clients->stop;
 	if (!$done)
 	{
-		$problems = 'it was not killed';
-		set_fault_points($node, '');
+		$problems = 'it was not killed, or does not come back';
+		set_fault_points($node, '') if defined $node->{_pid};
 	}
 	elsif (!wait_until_in_use())
 	{
@@ -214,6 +214,7 @@ sub some_times
 	my ($point) = @_;
 
 	return 1 if $point =~ $at_attaching;
+	return 12 if $point =~ /accept/;
 	return 1 + int rand($point =~ $often ? 20 : 3);
 }
 
@@ -299,7 +300,14 @@ sub memnode_dies
 			my ($position) = @_;
 
 			kill 'TERM', server_process($node, $title_of{'buffer agent'}) if $point =~ $at_attaching;
-			my $died = wait_for("a memory node dies at $point", 10, sub { !$memnode->running });
+			my $died = wait_for(
+				"a memory node dies at $point",
+				10,
+				sub {
+					# each new process has a connection of its own
+					$node->psql('postgres', 'SELECT count(*) FROM account') if $point =~ /accept/;
+					!$memnode->running;
+				});
 			return 0 unless $died;
 			$kills{'memory node'}++;
 			$at_point{$point}++;
@@ -384,26 +392,38 @@ sub random_death
 	return;
 }
 
-# Redo, in the middle: the server is started without being waited for, and dies.
+# Redo, in the middle, or the postmaster, before: the server is started without being waited for, and dies.
 sub startup_dies
 {
 	my ($point) = @_;
+	my $who = $point =~ $only_at_start ? 'postmaster' : 'startup process';
 
 	round(
-		"startup process killed at $point",
+		"$who killed at $point",
 		sub {
 			$node->stop('immediate');
 			my $position = log_position($node);
 			my $times = $point =~ $only_at_start ? 1 : 1 + int rand 5;
 			$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$point=kill\@$times'");
 			PostgreSQL::Test::Utils::system_log('pg_ctl', '-W', '-D', $node->data_dir, '-l', $node->logfile, 'start');
-			my $died = wait_for("the startup process dies at $point", 15,
-				sub { count_log_lines($node, qr/startup process .* was terminated by signal 9/, $position) });
+			my $died = wait_for(
+				"the $who dies at $point",
+				15,
+				sub {
+					my ($pid) = eval { PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/ };
+					return count_log_lines($node, qr/startup process .* was terminated by signal 9/, $position)
+					  || ($who eq 'postmaster' && defined $pid && !alive($pid));
+				});
 			$node->adjust_conf('postgresql.conf', 'legobase.fault_points', q{''});
-			return 0 unless $died;
-			$kills{'startup process'}++;
+			if (!$died)
+			{
+				$node->_update_pid(-1);
+				return 0;
+			}
+			$kills{$who}++;
 			$at_point{$point}++;
-			wait_for('the postmaster ends', 20, sub { !-e $node->data_dir . '/postmaster.pid' }) or return 0;
+			wait_for('the postmaster ends', 20, sub { !-e $node->data_dir . '/postmaster.pid' }) or return 0
+			  if $who ne 'postmaster';
 			return start_server();
 		});
 	return;
@@ -432,12 +452,18 @@ sub stock_recovers
 
 # --- the plan --------------------------------------------------------------------------------------------------------
 
+# With shared memory no reads come to the node.
+sub memnode_points
+{
+	return grep { @memnodes > 1 || $_ ne 'memnode.read' } fault_points_of('memnode/*.c');
+}
+
 sub plan_of_kills
 {
 	my @all = fault_points_of('src/*.c', 'src/common/*.c');
 	my @points = grep { !/$only_at_start/ } @all;
-	my @memnode_points = fault_points_of('memnode/*.c');
-	my @at_startup = grep { /^(fence\.locked|read\.storage|write\.stored)$/ } @all;
+	my @memnode_points = memnode_points();
+	my @at_startup = grep { /^(fence\.locked|read\.storage|writeback\.linked)$/ } @all;
 	my @plan;
 
 	note("points of the server: @all");
@@ -500,7 +526,7 @@ sub run_crash_matrix
 	note("$at_point{$_} at $_") foreach sort keys %at_point;
 	cmp_ok($total, '>=', LEAST_KILLS, "$transport: $total kills in $rounds rounds");
 	is_deeply(
-		[ grep { !$at_point{$_} } grep { !/^smgr_table/ } fault_points_of('src/*.c', 'src/common/*.c', 'memnode/*.c') ],
+		[ grep { !$at_point{$_} && !/^smgr_table/ } (fault_points_of('src/*.c', 'src/common/*.c'), memnode_points()) ],
 		[], 'somebody was killed at each point');
 	is_deeply([ grep { !$kills{$_} } (keys %title_of, 'postmaster', 'startup process', 'memory node') ],
 		[], 'and each kind of process was killed');
