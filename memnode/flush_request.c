@@ -81,21 +81,19 @@ flush_handle(session *session, const lb_frame *frame)
 bool
 fence_handle(session *session, const lb_frame *frame)
 {
+	tenant *tenant = session->tenant;
 	uint64_t sequence = frame->header.sequence;
 	lb_fence fence;
-	bool over;
-	bool room;
 
 	if (!lb_decode_fence(frame->body, frame->header.body_length, &fence))
 		return request_malformed(session, frame);
-	if (LB_FAULT("memnode.fence"))
-		return false;
-	fence_empty_slots(&session->tenant->slots, &fence);
-	over = flusher_fence(session->node->flusher, session->tenant, &fence, sequence, &room);
-	if (!room)
+	if (tenant->flushing.fence_count == FENCES_MAX)
 		return session_error(session, sequence, LB_ERR_LIMIT,
 							 "more than %d FENCEs wait for the end of a round", FENCES_MAX);
-	if (!over)
+	if (LB_FAULT("memnode.fence"))
+		return false;
+	fence_empty_slots(&tenant->slots, &fence);
+	if (!flusher_fence(session->node->flusher, tenant, &fence, sequence))
 		return true;
 	if (LB_FAULT("memnode.fenced"))
 		return false;

@@ -479,25 +479,21 @@ flusher_detach(flusher *flusher, tenant *tenant)
 }
 
 bool
-flusher_fence(flusher *flusher, tenant *tenant, const lb_fence *fence, uint64_t sequence,
-			  bool *room)
+flusher_fence(flusher *flusher, tenant *tenant, const lb_fence *fence, uint64_t sequence)
 {
 	flushing *flushing = &tenant->flushing;
 	bool waits = false;
 
-	*room = true;
+	assert(flushing->fence_count < FENCES_MAX);
 	clean_queue_drop(&flushing->clean, fence);
 	if (flusher->owner != tenant)
 		return true;
 	for (uint32_t i = 0; i < flusher->round->count; i++)
 		if (fence_selects(fence, &flusher->round->pages[i].tag))
 			waits = flusher->fenced[i] = true;
-	if (!waits)
-		return true;
-	*room = flushing->fence_count < FENCES_MAX;
-	if (*room)
+	if (waits)
 		flushing->fences[flushing->fence_count++] = sequence;
-	return false;
+	return !waits;
 }
 
 /* Start and stop. */

@@ -40,9 +40,9 @@ extern void flusher_detach(flusher *flusher, struct tenant *tenant);
 
 /*
  * FENCE: nothing of these pages will be told of as clean any more. True: nothing of them is under way to storage; else the
- * answer, with this sequence, is sent when the round is over. False in *room: too many wait already.
+ * answer, with this sequence, is sent when the round is over. No more than FENCES_MAX may wait.
  */
 extern bool flusher_fence(flusher *flusher, struct tenant *tenant, const lb_fence *fence,
-						  uint64_t sequence, bool *room);
+						  uint64_t sequence);
 
 #endif /* MEMNODE_FLUSHER_H */

@@ -145,6 +145,32 @@ test_fence_file(void)
 	write_back_stop(&self);
 }
 
+/* As many as may wait, and one more. */
+static void
+test_many(void)
+{
+	lb_fence fence = fence_of_relation(100);
+	uint64_t first;
+	bool all = true;
+	write_back self;
+
+	write_back_start(&self, "memnode.flush.write=wait:700@1", NULL);
+	push_pages(&self.agent, 100, 0, 2, 1, true);
+	client_flush(&self.agent);
+	usleep(200000);
+	first = self.agent.sequence + 1;
+	for (int i = 0; i < 257; i++)
+		client_fence(&self.agent, &fence);
+	ok(client_receive(&self.agent) == LB_ERROR && self.agent.error.error == LB_ERR_LIMIT &&
+		   self.agent.frame.header.sequence == first + 256,
+	   "256 may wait, not one more");
+	for (uint64_t i = 0; i < 256; i++)
+		all = is_fenced(&self.agent, first + i, 3000) && all;
+	ok(all, "all that wait are answered, in order");
+	is_number(client_ping(&self.agent), LB_PONG, "the session goes on");
+	write_back_stop(&self);
+}
+
 static void
 test_fault_points(void)
 {
@@ -172,6 +198,7 @@ main(void)
 	test_pages_under_way("memnode.flush.sync=wait:700@1");
 	test_next_life();
 	test_fence_file();
+	test_many();
 	test_fault_points();
 	return done_testing();
 }

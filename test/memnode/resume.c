@@ -95,6 +95,30 @@ test_not_resumed(void)
 	write_back_stop(&self);
 }
 
+/* The node has not noticed that the former connection is broken. */
+static void
+test_half_open(void)
+{
+	lb_hello hello;
+	write_back self;
+	client other;
+
+	write_back_start(&self, NULL, NULL);
+	push_pages(&self.agent, 100, 0, 64, 1, true);
+	hello = make_hello(LB_ROLE_AGENT, 9, 11, self.agent.welcome.token);
+	hello.resume = self.agent.welcome.incarnation;
+	client_open(&other, self.node.shm_uri);
+	ok(client_hello(&other, &hello) == LB_WELCOME && other.welcome.resumed,
+	   "resumed while the former connection looks alive, over another transport");
+	is_number((uint64_t) client_receive(&self.agent), CLIENT_CLOSED, "the former one is closed");
+	is_number(figures_of(&self).dirty_pages, 64, "all is there");
+	ok(client_storage(&other, NULL), "STORAGE");
+	client_flush(&other);
+	ok(client_wait_clean(&other, 64, 3000) && file_has(&self, 100, 0, 64, 1), "all is flushed");
+	client_close(&other);
+	write_back_stop(&self);
+}
+
 static void
 test_time_out(void)
 {
@@ -233,6 +257,7 @@ main(void)
 {
 	test_resume();
 	test_not_resumed();
+	test_half_open();
 	test_time_out();
 	test_keep();
 	test_detach_stops_flushing();
