@@ -125,13 +125,9 @@ sub start_memnodes
 	return;
 }
 
-# Like the failure of a machine: the postmaster, and all of its children that were stopped; the others see that it is gone.
 sub kill_server
 {
-	my @stopped = stopped_processes($node);
-
 	$node->kill9;
-	kill 'KILL', @stopped;
 	$kills{postmaster}++;
 	return;
 }
@@ -145,9 +141,11 @@ sub kill_memnode
 	return;
 }
 
+# The children of a postmaster that was killed see that it is gone, but for those that have stopped themselves, or still do.
 sub start_server
 {
-	wait_until_gone($node) or return 0;
+	wait_for('the children have ended', 30, sub { kill 'KILL', stopped_processes($node); !processes_of($node) }) or return 0;
+	wait_until_gone($node);
 	return $node->start(fail_ok => 1);
 }
 
