@@ -13,6 +13,7 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
@@ -442,9 +443,22 @@ is_stand_in(void)
 	return !failed;
 }
 
+/* Without a postmaster the agent ends, and nobody starts another: what is waited for never comes, and the next server waits for us. */
+static void
+exit_without_postmaster(void)
+{
+	if (!IsUnderPostmaster || PostmasterIsAlive())
+		return;
+	if (CritSectionCount > 0)
+		ereport(PANIC, (errcode(ERRCODE_ADMIN_SHUTDOWN),
+						errmsg("legobase: the postmaster ended while pages were being removed")));
+	proc_exit(1);
+}
+
 void
 BufferAgentAssist(int wait_ms)
 {
+	exit_without_postmaster();
 	if (CritSectionCount == 0 && is_stand_in())
 		serve(wait_ms);
 	else
