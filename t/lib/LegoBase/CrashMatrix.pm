@@ -528,7 +528,8 @@ sub run_crash_matrix
 		[], 'somebody was killed at each point');
 	is_deeply([ grep { !$kills{$_} } (keys %title_of, 'postmaster', 'startup process', 'memory node') ],
 		[], 'and each kind of process was killed');
-	cmp_ok($rounds_with_dirty_pages, '>', $rounds * 0.9, "dirty pages were there in $rounds_with_dirty_pages rounds");
+	# not in all: the server may have been killed already, or a checkpoint have just ended
+	cmp_ok($rounds_with_dirty_pages, '>', $rounds * 0.7, "dirty pages were there in $rounds_with_dirty_pages rounds");
 	is(differing_blocks($node, 'postgres'), '', 'all pages read as they are in the files');
 	$node->stop;
 	done_testing();
