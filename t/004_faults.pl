@@ -113,7 +113,8 @@ sub recover
 	ok(wait_for('dirty pages', 10, sub { summary($node)->{dirty_pages} > 20 }), "$what: the node has dirty pages");
 	my $from = time;
 	$fault{begin}->();
-	ok(wait_for("$what: PANIC", 10, sub { count_log_lines($node, qr/PANIC:.*memory node/, $position) }),
+	# it is tried for ten times node_timeout whether the connection can be resumed
+	ok(wait_for("$what: PANIC", 20, sub { count_log_lines($node, qr/PANIC:.*memory node/, $position) }),
 		"$what: the node is given up, by a PANIC");
 	$clients->wait_end;
 	ok(

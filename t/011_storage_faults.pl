@@ -53,7 +53,7 @@ sub all_is_well
 	is(files_behind($node, 'postgres', $table), 0, "$what: ... and means that the files are current");
 	is(sql("SELECT word, count(*) FROM $table GROUP BY word"), $words, "$what: ... with all rows");
 	is(count_log_lines($node, qr/PANIC/), 0, "$what: without a panic");
-	is(node_rows($node)->[0]{last_error} // '', '', "$what: and without an error at the node");
+	unlike(node_rows($node)->[0]{last_error} // '', qr/could not/, "$what: and without an error at the node");
 	return;
 }
 
@@ -144,20 +144,23 @@ SKIP:
 	sql(q{CREATE TABLE t (id int, word text) WITH (fillfactor = 10);
 		  INSERT INTO t SELECT i, 'old' FROM generate_series(1, 3000) i});
 
-	restart_memnode('--fault-points', join ',', map { "memnode.flush.write=fail\@$_" } (1 .. 12));
+	# for a while: the node tries again, and the checkpoint waits
+	restart_memnode('--fault-points', join ',', map { "memnode.flush.write=fail\@$_" } (1 .. 3));
 	sql(q{UPDATE t SET word = 'unwritten'});
 	fill_buffers($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 't'), '>', 50, 'a table with dirty pages');
-	checkpoint_fails('failing writes', '(Input/output error|fault point)');
-	cmp_ok(summary($node)->{dirty_pages}, '>', 0, 'failing writes: pages stay dirty');
-	is(sql('SELECT word, count(*) FROM t GROUP BY word'), 'unwritten|3000', 'failing writes: and can be read');
+	sql('CHECKPOINT');
+	cmp_ok($memnode->figures->{flush_failures}, '>', 0, 'some writes fail');
+	is(files_behind($node, 'postgres', 't'), 0, '... but when a checkpoint has ended, all is in the files');
 	all_is_well('failing writes', 't', 'unwritten|3000');
 
 	# a crash while nothing can be written
 	restart_memnode('--fault-points', 'memnode.flush.write=fail');
 	sql(q{UPDATE t SET word = 'crashed'});
 	fill_buffers($node);
-	checkpoint_fails('all writes fail', '(Input/output error|fault point)');
+	checkpoint_fails('all writes fail', 'Input/output error');
+	cmp_ok(dirty_pages_of($node, 'postgres', 't'), '>', 50, 'all writes fail: pages stay dirty');
+	is(sql('SELECT word, count(*) FROM t GROUP BY word'), 'crashed|3000', 'all writes fail: and can be read');
 	my $redo = sql('SELECT redo_lsn FROM pg_control_checkpoint()');
 	$node->stop('immediate');
 	$memnode->stop;
@@ -167,20 +170,18 @@ SKIP:
 	is(sql('SELECT word, count(*) FROM t GROUP BY word'), 'crashed|3000', 'a crash while all writes fail: nothing is lost');
 	like(log_since($node, 0), qr/redo starts at/, "... redo from the last good checkpoint ($redo)");
 
-	# A failed sync says that the kernel may have dropped what was written before: written again, and synced again.
-	restart_memnode('--fault-points', 'memnode.flush.sync=fail@1,memnode.flush.sync=fail@2');
-	my $flushed = $memnode->figures->{flushed_pages};
-	my $panics = count_log_lines($node, qr/PANIC/);
+	# A failed sync says that the kernel may have dropped what was written before, by the server as well: as in a server that
+	# syncs itself, that is a PANIC, and redo writes it again.
+	restart_memnode('--fault-points', 'memnode.flush.sync=fail@1');
+	my $position = log_position($node);
 	sql(q{UPDATE t SET word = 'unsynced'});
 	fill_buffers($node);
-	my $dirty = dirty_pages_of($node, 'postgres', 't');
-	my ($status) = $node->psql('postgres', 'CHECKPOINT');
-	isnt($status, 0, 'failing syncs: a checkpoint fails');
-	ok( wait_for('a checkpoint', 30, sub { ($node->psql('postgres', 'CHECKPOINT'))[0] == 0 }),
-		'failing syncs: afterwards a checkpoint works');
-	is(sql('SELECT word, count(*) FROM t GROUP BY word'), 'unsynced|3000', 'failing syncs: nothing is lost');
-	is(files_behind($node, 'postgres', 't'), 0, 'failing syncs: the file is current');
-	note(count_log_lines($node, qr/PANIC/) - $panics, ' panics');
+	isnt($node->psql('postgres', 'CHECKPOINT'), 0, 'a failing sync: a checkpoint fails');
+	like(log_since($node, $position), qr/PANIC:.*could not sync.*Input/, 'a failing sync: ... by a PANIC that says why');
+	ok(wait_for('a checkpoint', 30, sub { $node->psql('postgres', 'CHECKPOINT') == 0 }),
+		'a failing sync: afterwards a checkpoint works');
+	is(files_behind($node, 'postgres', 't'), 0, 'a failing sync: ... the file is current');
+	is(sql('SELECT word, count(*) FROM t GROUP BY word'), 'unsynced|3000', 'a failing sync: ... and nothing is lost');
 }
 
 amcheck_clean($node, 'at the end');

@@ -22,7 +22,7 @@ my $node = legobase_cluster(
 	'dirty',
 	nodes => [$proxy],
 	write_mode => 'writeback',
-	conf => "legobase.node_timeout = 3s\nbgwriter_lru_maxpages = 0\nmax_wal_size = 4GB");
+	conf => "legobase.node_timeout = 800ms\nbgwriter_lru_maxpages = 0\nmax_wal_size = 4GB");
 my $workload = LegoBase::Workload->new($node, rows => 2000);
 my $folder = PostgreSQL::Test::Utils::tempdir_short();
 my $fault_points = has_fault_points($node);
@@ -138,7 +138,7 @@ $node->append_conf('postgresql.conf', "legobase.fence_command = ''");
 	{
 		wait_for('dirty pages', 5, sub { summary($node)->{dirty_pages} > 20 });
 		my $agent = server_process($node, 'buffer agent');
-		sql("SELECT pg_terminate_backend($agent)");
+		kill 'TERM', $agent;
 		wait_for('another agent', 20,
 			sub { my $pid = server_process($node, 'buffer agent'); defined $pid && $pid != $agent }) or last;
 		wait_for_nodes($node) or last;
@@ -152,7 +152,10 @@ $node->append_conf('postgresql.conf', "legobase.fence_command = ''");
 
 	# nothing runs, and all that is dirty is still there
 	make_dirty('kept');
-	sql('SELECT pg_terminate_backend(' . server_process($node, 'buffer agent') . ')');
+	my $agent = server_process($node, 'buffer agent');
+	kill 'TERM', $agent;
+	wait_for('another agent', 20,
+		sub { my $pid = server_process($node, 'buffer agent'); defined $pid && $pid != $agent });
 	wait_for_nodes($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 't'), '>', 100, 'the next agent goes on with the dirty pages');
 	is(words(), 'kept|4000', '... which can be read');
