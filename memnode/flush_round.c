@@ -130,7 +130,7 @@ agent_is_gone(int fd)
 {
 	struct pollfd agent = {.fd = fd, .events = POLLRDHUP};
 
-	return fd >= 0 && poll(&agent, 1, 0) > 0;
+	return fd >= 0 && poll(&agent, 1, 0) != 0;
 }
 
 /* To be asked before anything is handed over that changes a file. Once it said no, it says no for the rest of the round. */

@@ -50,7 +50,8 @@ same_figures(const lb_flush_state *a, const lb_flush_state *b)
 {
 	return a->dirty_pages == b->dirty_pages && a->flushed_pages == b->flushed_pages &&
 		   a->write_calls == b->write_calls && a->failures == b->failures && a->syncs == b->syncs &&
-		   a->sync_failures == b->sync_failures && strcmp(a->error, b->error) == 0;
+		   a->sync_failures == b->sync_failures && a->damaged_pages == b->damaged_pages &&
+		   strcmp(a->error, b->error) == 0;
 }
 
 static bool

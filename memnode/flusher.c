@@ -23,6 +23,8 @@
 #define MS UINT64_C(1000000)
 #define ROUND_PAGES_MAX 2048
 #define ROUND_PAGES_MIN 256
+#define ROUND_PAGES_LEAST 32 /* on slow storage */
+#define ROUND_LONG_NS (1000 * MS)
 #define ROUND_SHARE 32      /* a round is no more than this part of the pool */
 #define PAGES_IN_ONE_GO 128 /* copied before others have their turn */
 #define LOOK_AGAIN_MS 100   /* while anything is dirty */
@@ -42,8 +44,9 @@ struct flusher
 	tenant *owner;
 	uint64_t life; /* the owner's, when it began */
 	bool submitted;
-	bool damaged; /* a page was left out, because it is not what was pushed */
-	uint32_t round_pages;
+	bool damaged;              /* a page was left out, because it is not what was pushed */
+	uint32_t round_pages;      /* at most */
+	uint32_t next_round_pages; /* fewer, when the last round took long */
 	uint8_t *copies;
 	uint64_t versions[ROUND_PAGES_MAX];
 	bool fenced[ROUND_PAGES_MAX]; /* not to be told of */
@@ -107,7 +110,7 @@ begin_round(flusher *flusher, tenant *tenant)
 	assert(!flusher->round);
 	if (!clean_queue_reserve(&flushing->clean, flusher->round_pages))
 		return false;
-	flusher->round = flush_round_create(flusher->round_pages);
+	flusher->round = flush_round_create(flusher->next_round_pages);
 	if (!flusher->round)
 		return false;
 	memcpy(flusher->round->root, flushing->root, sizeof(flushing->root));
@@ -177,6 +180,7 @@ add_page(flusher *flusher, const lb_page_tag *tag)
 				 "block %u of relation %u/%u/%u is damaged in the memory node's memory", tag->block,
 				 tag->tablespace, tag->database, tag->relation);
 		note_failure(flusher, tenant, reason);
+		tenant->flushing.figures.damaged_pages++;
 		flusher->damaged = true;
 		return;
 	}
@@ -186,13 +190,33 @@ add_page(flusher *flusher, const lb_page_tag *tag)
 	round->pages[round->count++] = (flush_page){.tag = *tag, .data = copy};
 }
 
+/* A round that is filled and can't be submitted: its pages are dirty, as before. */
+static void
+give_up_round(flusher *flusher)
+{
+	tenant *owner = flusher->owner;
+	lb_status status;
+
+	lb_fail_errno(&status, "cannot duplicate the descriptor of the agent's connection");
+	note_failure(flusher, owner, status.message);
+	for (uint32_t i = 0; i < flusher->round->count; i++)
+		settle_slot(flusher, i, SLOT_DIRTY);
+	forget_round(flusher);
+	flush_tell_fenced(owner);
+}
+
 static void
 submit_round(flusher *flusher)
 {
 	flush_round *round = flusher->round;
 
-	/* Without a descriptor the worker does not see the connection's end by itself; "stop" still tells it. */
+	/* The worker has to see by itself that the connection has ended: this process may be stopped, and go on after that. */
 	round->agent_fd = fcntl(lb_stream_fd(flusher->owner->agent->stream), F_DUPFD_CLOEXEC, 0);
+	if (round->agent_fd < 0)
+	{
+		give_up_round(flusher);
+		return;
+	}
 	flusher->submitted = true;
 	flush_pace_begin(&flusher->owner->flushing.pace, lb_now_ns());
 	flush_worker_submit(flusher->worker, round);
@@ -241,6 +265,21 @@ count_round(flusher *flusher, const flush_round *round)
 		flush_pace_end(&tenant->flushing.pace, round->pages_written, lb_now_ns());
 }
 
+/* A fence may have to wait for the round: on slow storage, or with pages of very many files, rounds become smaller. */
+static void
+size_next_round(flusher *flusher, const flush_round *round)
+{
+	uint32_t pages = flusher->next_round_pages;
+
+	if (round->elapsed_ns > ROUND_LONG_NS && round->count <= pages)
+		pages = round->count / 2;
+	else if (round->elapsed_ns < ROUND_LONG_NS / 4)
+		pages *= 2;
+	if (pages < ROUND_PAGES_LEAST)
+		pages = ROUND_PAGES_LEAST;
+	flusher->next_round_pages = pages < flusher->round_pages ? pages : flusher->round_pages;
+}
+
 static void
 judge_round(flusher *flusher, const flush_round *round)
 {
@@ -282,13 +321,16 @@ settle_pages(flusher *flusher, const flush_round *round)
 {
 	tenant *tenant = flusher->owner;
 	flushing *flushing = &tenant->flushing;
-	bool tell = flushing->proven && flusher->life == tenant->life;
 
 	for (uint32_t i = 0; i < round->count; i++)
 	{
 		settle_slot(flusher, i, round->pages[i].durable ? SLOT_FLUSHED : SLOT_DIRTY);
-		if (tell && round->pages[i].durable && !flusher->fenced[i])
+		if (!round->pages[i].durable || flusher->fenced[i] || flusher->life != tenant->life)
+			continue;
+		if (flushing->proven)
 			clean_queue_add(&flushing->clean, &round->pages[i].tag, flusher->versions[i]);
+		else
+			flushing->resumed = true;
 	}
 }
 
@@ -306,6 +348,7 @@ on_finished(evutil_socket_t fd, short what, void *arg)
 	assert(round == self->round);
 	settle_pages(self, round);
 	count_round(self, round);
+	size_next_round(self, round);
 	judge_round(self, round);
 	forget_round(self);
 	flush_tell_fenced(owner);
@@ -508,6 +551,7 @@ start_worker(flusher *flusher, lb_status *status)
 	flusher->round_pages = share < ROUND_PAGES_MIN   ? ROUND_PAGES_MIN
 						   : share < ROUND_PAGES_MAX ? (uint32_t) share
 													 : ROUND_PAGES_MAX;
+	flusher->next_round_pages = flusher->round_pages;
 	flusher->copies = mmap(NULL, (size_t) flusher->round_pages * LB_PAGE_SIZE,
 						   PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (flusher->copies == MAP_FAILED)

@@ -41,7 +41,7 @@
 #define BUSY_TICK_MS 10    /* while slots are being drained, or a node is suspect */
 #define RELEASE_SCAN 65536 /* entries looked at in one tick for slots to release */
 #define LOCK_FILE "postmaster.pid"
-#define FLUSH_MS 100       /* between requests to flush, while somebody waits */
+#define FLUSH_MS 20 /* between looks at what flushing waits for, while somebody waits for it */
 #define FLUSH_WISH_MS 1500 /* who waits asks each second */
 
 static Instance instance;
@@ -190,25 +190,22 @@ send_fences(void)
 	}
 }
 
-/*
- * Have the nodes flush, while somebody waits for it: what is in comm buffers, or on its way over a new connection, is not covered
- * by one request. True while it has to be looked at again soon.
- */
+/* Have the nodes flush, while somebody waits for it. True while it has to be looked at again soon. */
 static bool
 request_flushing(uint64 now)
 {
-	static uint64 next_request;
 	static uint64 wanted_until;
 
-	if (now >= next_request &&
-		(WriteBackFlushWanted() || (now < wanted_until && PageDirectoryOlderDirty() > 0)))
+	if (WriteBackFlushWanted())
 	{
-		if (WriteBackFlushWanted())
-			wanted_until = now + FLUSH_WISH_MS * UINT64_C(1000000);
 		WriteBackFlushDone();
-		next_request = now + FLUSH_MS * UINT64_C(1000000);
-		for (int i = 0; i < link_count; i++)
-			NodeLinkFlush(&links[i]);
+		wanted_until = now + FLUSH_WISH_MS * UINT64_C(1000000);
+	}
+	for (int i = 0; i < link_count; i++)
+	{
+		if (now < wanted_until)
+			NodeLinkWishFlush(&links[i], now);
+		NodeLinkFlush(&links[i], now);
 	}
 	return now < wanted_until;
 }
@@ -287,7 +284,7 @@ wait_for_work(long timeout_ms)
 	int count;
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	/* The checkpointer completes its checkpoint in any case. */
+	/* The checkpointer finds that out by itself: exit_without_postmaster(). */
 	if (IsBackgroundWorker)
 		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < link_count; i++)
@@ -324,6 +321,7 @@ serve(long wait_ms)
 	MemoryContext caller = MemoryContextSwitchTo(loop_context);
 
 	MemoryContextReset(loop_context);
+	WriteBackPanicIfAsked();
 	distribute_pushes();
 	send_fences();
 	if (now >= next_tick)

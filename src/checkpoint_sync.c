@@ -56,6 +56,8 @@ typedef struct Wait
 	uint64 flips;         /* seen last */
 	uint32 dirty;         /* of the older generation: the least seen since */
 	uint64 progress_time; /* when one of the two has changed */
+	uint64 activity;      /* of all nodes: what they have written and synced */
+	uint64 activity_time; /* when that, too, has changed */
 	uint64 request_time;  /* when flushing was asked for */
 	uint64 errors[MAX_NODES];
 } Wait;
@@ -116,13 +118,31 @@ note_errors(uint64 errors[MAX_NODES])
 	}
 }
 
+/* A file's pages become clean when it is synced, which may take long; that a node is at it shows earlier. */
+static uint64
+nodes_activity(void)
+{
+	uint64 activity = 0;
+
+	for (int node = 0; node < NodeTableCount(); node++)
+	{
+		FlushProgress progress;
+
+		WriteBackGetFlushProgress(node, &progress);
+		activity +=
+			progress.state.write_calls + progress.state.syncs + progress.state.flushed_pages;
+	}
+	return activity;
+}
+
 static void
 begin_wait(Wait *wait)
 {
 	wait->flips = flips_so_far();
 	wait->target = wait->flips + 2;
 	wait->dirty = PageDirectoryOlderDirty();
-	wait->progress_time = wait->request_time = lb_now_ns();
+	wait->progress_time = wait->activity_time = wait->request_time = lb_now_ns();
+	wait->activity = nodes_activity();
 	note_errors(wait->errors);
 	WriteBackRequestFlush();
 }
@@ -138,18 +158,26 @@ ended(const Wait *wait)
 		   PageDirectoryDirty() == 0;
 }
 
+/* An ERROR of the startup process is the end of the server: it goes on waiting. */
+static int
+failure_level(void)
+{
+	return AmStartupProcess() ? LOG : ERROR;
+}
+
 static void
 give_up_for_error(int node, const FlushProgress *progress)
 {
 	NodeRow *row = palloc(sizeof(NodeRow));
 
 	NodeTableGetRow(node, row);
-	ereport(ERROR, (errcode(ERRCODE_IO_ERROR),
-					errmsg("legobase: a memory node could not write changed pages to storage"),
-					errdetail("Memory node \"%s\": %s.", row->uri, progress->state.error),
-					errhint("The pages stay in remote memory, and WAL is kept, until they can be "
-							"written. Checkpoints are "
-							"tried again.")));
+	ereport(failure_level(),
+			(errcode(ERRCODE_IO_ERROR),
+			 errmsg("legobase: a memory node could not write changed pages to storage"),
+			 errdetail("Memory node \"%s\": %s.", row->uri, progress->state.error),
+			 errhint("The pages stay in remote memory, and WAL is kept, until they can be "
+					 "written. Checkpoints are "
+					 "tried again.")));
 }
 
 /* Storage that fails is reported as soon as it can be told from a failure that passes; whatever else is in the way, later. */
@@ -160,12 +188,18 @@ check_progress(Wait *wait)
 	uint64 flips = flips_so_far();
 	uint32 dirty = PageDirectoryOlderDirty();
 	int limit_ms = Max(STANDSTILL_MS, 10 * node_timeout_ms);
+	uint64 activity = nodes_activity();
 
 	if (flips != wait->flips || dirty < wait->dirty)
 	{
 		wait->flips = flips;
 		wait->dirty = dirty;
-		wait->progress_time = now;
+		wait->progress_time = wait->activity_time = now;
+	}
+	if (activity != wait->activity)
+	{
+		wait->activity = activity;
+		wait->activity_time = now;
 	}
 	if (now - wait->progress_time < ERROR_PATIENCE_NS)
 		return;
@@ -175,11 +209,15 @@ check_progress(Wait *wait)
 
 		WriteBackGetFlushProgress(node, &progress);
 		if (progress.error_number != wait->errors[node] && progress.state.error[0] != '\0')
+		{
 			give_up_for_error(node, &progress);
+			note_errors(wait->errors);
+			wait->progress_time = now;
+		}
 	}
-	if (now - wait->progress_time >= (uint64) limit_ms * 1000000)
+	if (now - wait->activity_time >= (uint64) limit_ms * 1000000)
 		ereport(
-			ERROR,
+			failure_level(),
 			(errcode(ERRCODE_IO_ERROR),
 			 errmsg("legobase: memory nodes have written no changed page to storage for %d seconds",
 					limit_ms / 1000),
@@ -187,6 +225,8 @@ check_progress(Wait *wait)
 			 errhint("See legobase_nodes, and the logs of the memory nodes. WAL is kept until the "
 					 "pages are "
 					 "written; checkpoints are tried again.")));
+	if (now - wait->activity_time >= (uint64) limit_ms * 1000000)
+		wait->activity_time = now;
 }
 
 /* What this kind of process has to do all the time, in a wait too. */
@@ -243,7 +283,7 @@ CheckpointSyncDrain(void)
 	wait_until_durable(false);
 }
 
-static void
+static bool
 request_sync(uint32 segment)
 {
 	FileTag tag;
@@ -252,13 +292,13 @@ request_sync(uint32 segment)
 	memset(&tag, 0, sizeof(tag));
 	tag.handler = SYNC_HANDLER_MD;
 	tag.segno = segment;
-	RegisterSyncRequest(&tag, SYNC_REQUEST, true);
+	return RegisterSyncRequest(&tag, SYNC_REQUEST, false);
 }
 
-void
+bool
 CheckpointSyncRegister(void)
 {
-	request_sync(0);
+	return request_sync(0);
 }
 
 static bool
@@ -305,7 +345,8 @@ sync_remote_pages(const FileTag *tag, char *path)
 	uint32 dirty = PageDirectoryDirty();
 
 	strlcpy(path, "pages in remote memory", MAXPGPATH); /* the checkpointer may log it */
-	request_sync((tag->segno + 1) % SYNC_REQUESTS);
+	(void) request_sync((tag->segno + 1) %
+						SYNC_REQUESTS); /* the checkpointer has no queue to itself */
 	note_begin();
 	PG_TRY();
 	{

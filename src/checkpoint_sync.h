@@ -15,7 +15,7 @@ extern void CheckpointSyncShmemInit(void);
 extern void CheckpointSyncInstall(void);
 
 /* Agent, before the first node is proven: from now on the handler runs in every checkpoint. */
-extern void CheckpointSyncRegister(void);
+extern bool CheckpointSyncRegister(void);
 
 /*
  * Wait until every page that is dirty now is durable in its file: for immedsync, legobase_drain and legobase_evict. Serves

@@ -32,7 +32,7 @@ extern bool InstanceLoad(Instance *instance, lb_status *status);
 /* The same, but makes nothing: *exists says whether there is a file. */
 extern bool InstanceRead(Instance *instance, bool *exists, lb_status *status);
 
-/* Raise the epoch above at_least, and store it. False with a status if that can't be done. */
+/* Raise the epoch above at_least, and store it. False with a status if that can't be done. Through StorageFenceRaiseEpoch. */
 extern bool InstanceRaiseEpoch(Instance *instance, uint64 at_least, lb_status *status);
 
 /*

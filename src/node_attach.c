@@ -24,11 +24,10 @@
 
 #define RETRY_MS_MIN 100
 #define RETRY_MS_MAX 2000
-#define RETRY_MS_HELD 5000      /* another server holds the instance: a person has to decide */
-#define RETRY_MS_RESUMING 50    /* processes wait for this */
-#define ATTEMPT_MS_RESUMING 250 /* at least; then another one is made, if there is time */
-#define EMBEDDED_START_MS 5000  /* an embedded node that has not come up by then is started again */
-#define RESOLVE_EVERY 16        /* failures until a host name is looked up again */
+#define RETRY_MS_HELD 5000     /* another server holds the instance: a person has to decide */
+#define RETRY_MS_RESUMING 50   /* processes wait for this */
+#define EMBEDDED_START_MS 5000 /* an embedded node that has not come up by then is started again */
+#define RESOLVE_EVERY 16       /* failures until a host name is looked up again */
 
 void
 link_retry_later(NodeLink *link, int at_least_ms)
@@ -99,6 +98,26 @@ start_embedded(NodeLink *link, lb_status *status)
 	return embedded_node_start(status);
 }
 
+/*
+ * Where nobody listens any more, the node's process has ended, and its memory with it: to wait longer would be in vain. errno is that
+ * of the attempt.
+ */
+static void
+failed_to_connect(NodeLink *link, const lb_status *status)
+{
+	bool gone = errno == ECONNREFUSED || errno == ENOENT;
+	uint64 now = lb_now_ns();
+
+	if (!gone)
+		link->refused_since = 0;
+	else if (link->refused_since == 0)
+		link->refused_since = now;
+	if (link->state == LINK_RESUMING && gone && now > link->refused_since + link_timeout_ns())
+		link_not_resumed(link, status->message);
+	else
+		attach_failed(link, status->message);
+}
+
 static void
 start_attempt(NodeLink *link)
 {
@@ -107,15 +126,13 @@ start_attempt(NodeLink *link)
 
 	if (resolve(link, &status))
 		link->connecting_fd = lb_net_connect_start(&link->address, &status);
-	link->deadline =
-		lb_now_ns() +
-		(resuming ? Max(link_timeout_ns() / 4, ATTEMPT_MS_RESUMING * MS_NS) : link_timeout_ns());
+	link->deadline = lb_now_ns() + link_timeout_ns();
 	if (link->connecting_fd >= 0)
 		link->state = resuming ? LINK_RESUMING : LINK_CONNECTING;
 	else if (!resuming && settings_embedded() && start_embedded(link, &status))
 		link_retry_later(link, 0);
 	else
-		attach_failed(link, status.message);
+		failed_to_connect(link, &status);
 }
 
 static void
@@ -151,20 +168,19 @@ attach_greet(NodeLink *link)
 
 	if (!lb_net_connected(fd, &status))
 	{
-		attach_failed(link, status.message);
+		failed_to_connect(link, &status);
 		return;
 	}
 	link->connecting_fd = -1;
 	link->stream = lb_stream_create(fd, LINK_OUTPUT_LIMIT, &status);
-	if (link->stream == NULL || !InstanceRaiseEpoch(link->instance, 0, &status))
+	if (link->stream == NULL || !StorageFenceRaiseEpoch(link->instance, 0, &status))
 	{
 		attach_failed(link, status.message);
 		return;
 	}
 	link->epoch = link->instance->epoch;
 	make_hello(link, LB_ROLE_AGENT, &hello);
-	if (link->state == LINK_CONNECTING)
-		link->deadline = lb_now_ns() + link_timeout_ns();
+	link->deadline = lb_now_ns() + link_timeout_ns();
 	if (!lb_stream_send(link->stream, LB_HELLO, ++link->sequence, body,
 						lb_encode_hello(body, &hello), NULL, 0, -1, &status))
 		attach_failed(link, status.message);
@@ -312,7 +328,8 @@ refused(NodeLink *link, const lb_error *error)
 
 	if (error->error == LB_ERR_EPOCH && link->token != 0)
 		link_panic_replaced(link, error);
-	if (error->error == LB_ERR_EPOCH && InstanceRaiseEpoch(link->instance, error->epoch, &status))
+	if (error->error == LB_ERR_EPOCH &&
+		StorageFenceRaiseEpoch(link->instance, error->epoch, &status))
 	{
 		/* It knows a higher epoch than our file. Ours is above it now; if there is a live holder, that will be said next. */
 		link_close(link);

@@ -18,6 +18,8 @@
 #define STORAGE_TIMEOUT_MS 60000 /* storage itself may be slow; that the node lives, pings tell */
 #define STORAGE_RETRY_MS 30000   /* it may be mounted there later */
 #define STORAGE_RETRY_DIRTY_MS 1000 /* dirty pages wait for it */
+#define FLUSH_STALL_MS 300          /* without a CLEAN for so long, flushing is asked for again */
+#define FLUSH_WAIT_MS 100           /* for pushes to end, before it is asked for */
 
 /* What stands in the nonce file: a new one for each attachment to any node. */
 static uint8 nonce[LB_NONCE_SIZE];
@@ -54,8 +56,12 @@ static void
 proven(NodeLink *link, const char *path)
 {
 	/* In this order: whoever sees that pages may be written back can rely on the checkpoint to wait for them. */
-	if (!link->may_write)
-		CheckpointSyncRegister();
+	if (!link->may_write && !CheckpointSyncRegister())
+	{
+		/* The checkpointer's queue is full, and the checkpointer may be waiting for us: as soon as it has room. */
+		link->storage_asked_at = lb_now_ns() - (STORAGE_RETRY_MS - STORAGE_RETRY_DIRTY_MS) * MS_NS;
+		return;
+	}
 	link->proven = link->may_write = true;
 	WriteBackSetNode(link->node, true);
 	if (link->told != TOLD_WRITE_BACK)
@@ -168,12 +174,31 @@ flush_tick(NodeLink *link, uint64 now)
 
 /* ---- flushing ---- */
 
+/*
+ * A FLUSH covers what is dirty at the node when it comes: pages that are on their way there should have arrived. While
+ * the node gets on with it (CLEAN comes) another one would only make it write pages again that have become dirty since.
+ */
 void
-NodeLinkFlush(NodeLink *link)
+NodeLinkWishFlush(NodeLink *link, uint64 now)
 {
-	if (link->state != LINK_ATTACHED || !link->proven || PageDirectoryDirtyOfNode(link->node) == 0)
+	if (link->flush_due || now < link->flush_news_at + FLUSH_STALL_MS * MS_NS)
+		return;
+	link->flush_due = true;
+	link->flush_behind = link->pushes_queued;
+	link->flush_due_at = now + FLUSH_WAIT_MS * MS_NS;
+}
+
+void
+NodeLinkFlush(NodeLink *link, uint64 now)
+{
+	if (!link->flush_due || link->state != LINK_ATTACHED || !link->proven ||
+		(link->pushes_ended < link->flush_behind && now < link->flush_due_at))
+		return;
+	link->flush_due = false;
+	if (PageDirectoryDirtyOfNode(link->node) == 0)
 		return;
 	(void) LB_FAULT("agent.flush");
+	link->flush_news_at = now;
 	(void) link_send(link, LB_FLUSH, NULL, 0);
 }
 
@@ -187,13 +212,14 @@ NodeLinkStorageLoad(NodeLink *link, const lb_storage_load *load)
 }
 
 static bool
-clean_received(const lb_frame *frame)
+clean_received(NodeLink *link, const lb_frame *frame)
 {
 	lb_clean clean;
 
 	if (!lb_decode_clean(frame->body, frame->header.body_length, &clean))
 		return false;
 	(void) LB_FAULT("agent.clean");
+	link->flush_news_at = lb_now_ns();
 	for (uint32 i = 0; i < clean.count; i++)
 		PageDirectoryClean(&clean.tags[i], clean.versions[i]);
 	return true;
@@ -214,6 +240,20 @@ sync_failed(const NodeLink *link, const lb_flush_state *state)
 					   "Recovery from WAL writes it again.")));
 }
 
+/* Nobody else has the newest version of that page: it would never become clean, and no checkpoint end (rule R4). */
+static void
+page_damaged(const NodeLink *link, const lb_flush_state *state)
+{
+	ereport(
+		PANIC,
+		(errcode(ERRCODE_DATA_CORRUPTED),
+		 errmsg("legobase: damaged page in remote memory at node \"%s\"", link->uri.text),
+		 errdetail("It says: %s. The page's newest version was only there. The server restarts and "
+				   "recovers it from WAL.",
+				   state->error),
+		 errhint("If this is repeated, check the memory of the memory node's host.")));
+}
+
 static bool
 flush_state_received(const NodeLink *link, const lb_frame *frame)
 {
@@ -221,8 +261,17 @@ flush_state_received(const NodeLink *link, const lb_frame *frame)
 
 	if (!lb_decode_flush_state(frame->body, frame->header.body_length, &state))
 		return false;
-	if (WriteBackNoteFlushState(link->node, &state))
-		sync_failed(link, &state);
+	switch (WriteBackNoteFlushState(link->node, &state))
+	{
+		case FLUSH_NEWS_DAMAGED:
+			page_damaged(link, &state);
+			break;
+		case FLUSH_NEWS_SYNC_FAILED:
+			sync_failed(link, &state);
+			break;
+		case FLUSH_NEWS_NONE:
+			break;
+	}
 	return true;
 }
 
@@ -268,7 +317,7 @@ flush_received(NodeLink *link, const lb_frame *frame)
 		case LB_STORAGE_REPLY:
 			return proof_received(link, frame);
 		case LB_CLEAN:
-			return clean_received(frame);
+			return clean_received(link, frame);
 		case LB_FLUSH_STATE:
 			return flush_state_received(link, frame);
 		case LB_FENCED:

@@ -49,6 +49,7 @@ typedef struct Push
 {
 	uint32 buffer;
 	uint32 entry;
+	bool dirty;       /* when it was sent */
 	bool sent_before; /* over a connection that broke: the node may have it */
 	uint8 refusals;
 } Push;
@@ -102,6 +103,7 @@ typedef struct NodeLink
 	uint64 started_at;          /* when an embedded node was started last, or 0 */
 	uint64 attached_or_lost_at; /* when it was attached last, or the agent started */
 
+	uint64 refused_since;         /* resuming: nobody listens there since then; 0: not so */
 	uint64 resume_until;          /* resuming: when to give up */
 	int complaints;               /* ERRORs and senseless frames, in quick succession */
 	char reason[LINK_REASON_MAX]; /* why it is not attached any more */
@@ -111,6 +113,13 @@ typedef struct NodeLink
 	int sent_count;
 	Push *queue; /* for this node, not sent yet: room for all comm buffers */
 	uint32 queued_count;
+	uint64 pushes_queued; /* of all time */
+	uint64 pushes_ended;
+
+	bool flush_due;       /* a FLUSH is to be sent, when ... */
+	uint64 flush_behind;  /* ... so many pushes have ended, of all time, or ... */
+	uint64 flush_due_at;  /* ... at this time at the latest */
+	uint64 flush_news_at; /* when a FLUSH was sent, or a CLEAN came, last */
 
 	bool proven;    /* the node has proved over this connection that it sees our data directory */
 	bool may_write; /* it has done so since it was attached: it may have dirty pages */
@@ -170,8 +179,12 @@ extern void NodeLinkReturnSlab(NodeLink *link, uint32 node_slab);
 /* Tell which slots hold nothing any more. */
 extern void NodeLinkRelease(NodeLink *link, const lb_release_batch *batch);
 
-/* Have the node write its dirty pages now, if it has any. */
-extern void NodeLinkFlush(NodeLink *link);
+/*
+ * Somebody waits for dirty pages to become clean: have the node write what it has, unless it is at it. Flush sends the request when its
+ * time has come; call it again and again.
+ */
+extern void NodeLinkWishFlush(NodeLink *link, uint64 now);
+extern void NodeLinkFlush(NodeLink *link, uint64 now);
 
 /* Tell the node how long our own reads from storage take. */
 extern void NodeLinkStorageLoad(NodeLink *link, const lb_storage_load *load);

@@ -24,6 +24,12 @@
 
 #define FENCE_COMMAND_RETRY_MS 5000
 
+/*
+ * Losing a node with dirty pages is a restart: one that is silent gets time to come back, from a moment without a processor, say. (One whose
+ * address refuses connections does not: see failed_to_connect() of node_attach.c.)
+ */
+#define RESUME_TIMEOUTS 10
+
 /* A node that sends an ERROR so often, each time within node_timeout of being resumed, will do so the next time. */
 #define COMPLAINTS_MAX 10
 
@@ -156,7 +162,8 @@ link_resume(NodeLink *link)
 	NodeTableSetState(link->node, NODE_SUSPECT);
 	push_requeue_sent(link);
 	link->state = LINK_RESUMING;
-	link->resume_until = now + link_timeout_ns();
+	link->resume_until = now + RESUME_TIMEOUTS * link_timeout_ns();
+	link->refused_since = 0;
 	link->next_attempt = now;
 }
 

@@ -55,7 +55,10 @@ queue_push(NodeLink *link, const Push *push)
 	if (link->state != LINK_ATTACHED && link->state != LINK_RESUMING && link->state != LINK_FENCING)
 		end_push(push, false);
 	else
+	{
 		link->queue[link->queued_count++] = *push;
+		link->pushes_queued++;
+	}
 }
 
 void
@@ -120,18 +123,23 @@ take_batch(NodeLink *link, SentPush *sent)
 	sent->count = 0;
 	while (taken < link->queued_count && sent->count < LB_BATCH_MAX)
 	{
-		const Push *push = &link->queue[taken++];
+		Push *push = &link->queue[taken++];
 
+		/* In this order: what was dirty was linked then. If it is replaced or fenced from now on, it goes as a dirty one all the same. */
+		push->dirty = PageDirectoryIsDirty(push->entry);
 		if (PageDirectoryIsLinked(push->entry))
 			sent->pushes[sent->count++] = *push;
 		else
+		{
 			end_push(push, false);
+			link->pushes_ended++;
+		}
 	}
 	link->queued_count -= taken;
 	memmove(link->queue, link->queue + taken, link->queued_count * sizeof(Push));
 }
 
-/* The entry does not change while its push is under way, linked or not; but a dirty one that is unlinked is clean. */
+/* The entry does not change while its push is under way, linked or not, but for being dirty. */
 static void
 describe_batch(const SentPush *sent, lb_push_batch *batch, struct iovec *pages)
 {
@@ -149,7 +157,7 @@ describe_batch(const SentPush *sent, lb_push_batch *batch, struct iovec *pages)
 									 .version = entry->version,
 									 .checksum = entry->checksum,
 									 .buffer = push->buffer,
-									 .dirty = PageDirectoryIsDirty(push->entry)};
+									 .dirty = push->dirty};
 		pages[i] =
 			(struct iovec){.iov_base = CommBufferPage(push->buffer), .iov_len = LB_PAGE_SIZE};
 	}
@@ -250,5 +258,6 @@ push_acknowledged(NodeLink *link, const lb_frame *frame)
 	link->sent[1].sent_at = lb_now_ns(); /* it was only waiting its turn */
 	memmove(&link->sent[0], &link->sent[1], link->sent_count * sizeof(SentPush));
 	requeue(link, again, again_count);
+	link->pushes_ended += ack.count - again_count;
 	return true;
 }

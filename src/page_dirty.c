@@ -161,6 +161,7 @@ release_from_checkpoint(uint32 entry, uint32 state, uint64 version)
 {
 	uint32 present = pg_atomic_read_u32(&dirty->present);
 
+	pg_read_barrier(); /* the flip version that goes with it, or a later one */
 	if (generation_of(state) == present || version < pg_atomic_read_u64(&dirty->flip_version))
 		return;
 	pg_atomic_fetch_add_u32(&dirty->generations[present], 1);

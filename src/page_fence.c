@@ -15,10 +15,14 @@
 #include "page_fence.h"
 #include "settings.h"
 #include "stats.h"
+#include "write_back.h"
 
-/* An agent that ended has to be followed by another one, and a broken connection to be made again, within this time. */
-#define LIMIT_MIN_MS 30000
-#define LIMIT_TIMEOUTS 10
+/*
+ * An agent that ended has to be followed by another one, a broken connection to be made again, and a round of flushing on slow storage
+ * to end, within this time. That a node lives the agent sees to: losing one while a fence is open is a PANIC of its own.
+ */
+#define LIMIT_MIN_MS 180000
+#define LIMIT_TIMEOUTS 60
 
 typedef enum FenceState
 {
@@ -93,17 +97,6 @@ limit_from_now(void)
 		   (uint64) Max(LIMIT_MIN_MS, LIMIT_TIMEOUTS * node_timeout_ms) * UINT64_C(1000000);
 }
 
-/* Without a fence the file must not be changed, and whoever wants to change it can't be stopped: after commit, for one. */
-static void
-give_up(const char *what)
-{
-	ereport(
-		PANIC,
-		(errcode(ERRCODE_CONNECTION_FAILURE), errmsg("legobase: %s", what),
-		 errdetail("Memory nodes may still write pages that are about to be truncated or dropped."),
-		 errhint("The server restarts by itself and recovers from WAL.")));
-}
-
 int
 PageFenceBegin(const PageSelection *selection)
 {
@@ -113,7 +106,7 @@ PageFenceBegin(const PageSelection *selection)
 	while ((request = take_request()) < 0)
 	{
 		if (lb_now_ns() > limit)
-			give_up("no fence request became free in time");
+			WriteBackPanic("no fence request became free in time");
 		BufferAgentAssist(1);
 	}
 	fences->requests[request].fence = (lb_fence){.by_tablespace = selection->by_tablespace,
@@ -155,7 +148,9 @@ PageFenceWait(int request)
 	while (pg_atomic_read_u32(&waiting->state) != FENCE_DONE)
 	{
 		if (lb_now_ns() > limit)
-			give_up("memory nodes did not confirm a fence in time");
+			/* The file must not be changed, and whoever wants to change it can't be stopped: after commit, for one. */
+			WriteBackPanic("memory nodes did not confirm in time that they have stopped writing "
+						   "pages that are about to be truncated or dropped");
 		BufferAgentAssist(1);
 	}
 	pg_memory_barrier();

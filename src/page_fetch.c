@@ -29,6 +29,7 @@
 #include "settings.h"
 #include "slab_table.h"
 #include "stats.h"
+#include "write_back.h"
 
 /*
  * A node whose reads cost more than so many storage reads is not asked, but for probes: one in so many reads, so that a passing
@@ -233,8 +234,8 @@ same_as_file(SMgrRelation reln, const lb_page_tag *tag, const PagePin *pin, char
  * The agent finds out whether the node is lost, and that is a PANIC then; a fence command may take its time before. This is only the
  * limit of one page's read.
  */
-#define DIRTY_WAIT_TIMEOUTS 4
-#define DIRTY_WAIT_MS 10000
+#define DIRTY_WAIT_TIMEOUTS 20
+#define DIRTY_WAIT_MS 30000
 
 static uint64
 dirty_wait_limit(void)
@@ -263,18 +264,15 @@ fail_dirty_read(const lb_page_tag *tag, const PagePin *pin)
 static void
 panic_damaged(const lb_page_tag *tag, const PagePin *pin)
 {
+	char reason[300];
 	lb_slot_ref slot;
 
-	ereport(
-		PANIC,
-		(errcode(ERRCODE_DATA_CORRUPTED),
-		 errmsg("legobase: damaged page in remote memory at node \"%s\": relation %u/%u/%u, fork "
-				"%u, block %u",
-				NodeTableUri(SlabTableSlot(pin->entry, &slot)), tag->tablespace, tag->database,
-				tag->relation, tag->fork, tag->block),
-		 errdetail("Its newest version was only there. The server restarts and recovers it from "
-				   "WAL."),
-		 errhint("If this is repeated, check the memory of the hosts of the memory nodes.")));
+	snprintf(
+		reason, sizeof(reason),
+		"damaged page in remote memory at node \"%.120s\": relation %u/%u/%u, fork %u, block %u",
+		NodeTableUri(SlabTableSlot(pin->entry, &slot)), tag->tablespace, tag->database,
+		tag->relation, tag->fork, tag->block);
+	WriteBackPanic(reason);
 }
 
 /* One attempt. *pin says what was found, unless it is PAGE_NOT_REMOTE. */
@@ -310,7 +308,8 @@ PageFetch(SMgrRelation reln, const lb_page_tag *tag, char *buffer)
 	{
 		if (limit == 0)
 			limit = dirty_wait_limit();
-		if (lb_now_ns() > limit)
+		/* An ERROR of the startup process is the end of the server: it waits for what the agent finds out. */
+		if (lb_now_ns() > limit && !AmStartupProcess())
 			fail_dirty_read(tag, &pin);
 		BufferAgentAssist(1);
 	}
@@ -324,7 +323,8 @@ PageFetch(SMgrRelation reln, const lb_page_tag *tag, char *buffer)
 		case NOT_FETCHED:
 			return PAGE_LEFT_ALONE;
 		case FETCHED_DAMAGED:
-			if (pin.dirty)
+			/* If it was flushed meanwhile, the file has it. */
+			if (pin.dirty && PageDirectoryDirtyNode(tag) >= 0)
 				panic_damaged(tag, &pin);
 			report_damaged(tag, &pin);
 			return PAGE_NOT_REMOTE;

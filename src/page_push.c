@@ -122,27 +122,9 @@ wait_for_comm_buffer(uint64 deadline)
 	return comm_buffer;
 }
 
-/* A slot for the page, linked. Only a page whose dirty version binds it to one node waits for room there. */
-static uint32
-link_dirty(const lb_page_tag *tag, uint64 checksum, uint32 comm_buffer, uint64 deadline)
-{
-	for (;;)
-	{
-		int node = PageDirectoryDirtyNode(tag);
-		uint32 entry = PlacementTakeSlotDirty(node);
-
-		if (entry != INVALID_ENTRY &&
-			PageDirectoryLinkDirty(entry, tag, checksum, comm_buffer, USAGE_WRITTEN) != 0)
-			return entry;
-		if (node < 0 || lb_now_ns() > deadline)
-			return INVALID_ENTRY;
-		BufferAgentAssist(1);
-	}
-}
-
 /*
- * A page that is linked, and not queued yet. Some background workers' SIGTERM handler raises FATAL wherever it happens to be: then
- * the push is queued at the exit, or the page would be dirty for ever.
+ * A page that is being linked, and not queued yet. Some background workers' SIGTERM handler raises FATAL wherever it happens to be: then
+ * the push is queued at the exit if the page was linked, or it would be dirty for ever.
  */
 static uint32 unqueued_buffer = INVALID_COMM_BUFFER;
 static uint32 unqueued_entry;
@@ -157,7 +139,8 @@ queue_dirty(uint32 comm_buffer, uint32 entry)
 static void
 queue_unqueued(int code, Datum arg)
 {
-	if (unqueued_buffer != INVALID_COMM_BUFFER)
+	if (unqueued_buffer != INVALID_COMM_BUFFER && PageDirectoryIsDirty(unqueued_entry) &&
+		PageDirectoryEntryAt(unqueued_entry)->comm_buffer == unqueued_buffer)
 		queue_dirty(unqueued_buffer, unqueued_entry);
 }
 
@@ -173,6 +156,28 @@ note_unqueued(uint32 comm_buffer, uint32 entry)
 	}
 	unqueued_entry = entry;
 	unqueued_buffer = comm_buffer;
+}
+
+/* A slot for the page, linked. Only a page whose dirty version binds it to one node waits for room there. */
+static uint32
+link_dirty(const lb_page_tag *tag, uint64 checksum, uint32 comm_buffer, uint64 deadline)
+{
+	for (;;)
+	{
+		int node = PageDirectoryDirtyNode(tag);
+		uint32 entry = PlacementTakeSlotDirty(node);
+
+		if (entry != INVALID_ENTRY)
+		{
+			note_unqueued(comm_buffer, entry);
+			if (PageDirectoryLinkDirty(entry, tag, checksum, comm_buffer, USAGE_WRITTEN) != 0)
+				return entry;
+			unqueued_buffer = INVALID_COMM_BUFFER;
+		}
+		if (node < 0 || lb_now_ns() > deadline)
+			return INVALID_ENTRY;
+		BufferAgentAssist(1);
+	}
 }
 
 bool
@@ -195,7 +200,6 @@ PagePushDirty(const lb_page_tag *tag, const char *page)
 		CommBufferRelease(comm_buffer);
 		return false;
 	}
-	note_unqueued(comm_buffer, entry);
 	(void) LB_FAULT("writeback.linked");
 	queue_dirty(comm_buffer, entry);
 	StatsCount(STAT_COMM_BUFFER_WRITES, 1);

@@ -185,7 +185,7 @@ wait_until_clean(const lb_page_tag *tag)
 
 	while ((node = PageDirectoryDirtyNode(tag)) >= 0)
 	{
-		if (lb_now_ns() > limit)
+		if (lb_now_ns() > limit && !AmStartupProcess())
 			fail_write(tag, node);
 		WriteBackRequestFlush();
 		BufferAgentAssist(1);
@@ -341,7 +341,11 @@ blocks_on_disk(const RelFileNodeBackend *rnode, ForkNumber forknum)
 		else
 			snprintf(segment_path, MAXPGPATH, "%s.%u", path, segment);
 		if (stat(segment_path, &file) != 0)
+		{
+			if (errno != ENOENT)
+				blocks = InvalidBlockNumber;
 			break;
+		}
 		blocks += file.st_size / BLCKSZ;
 	}
 	pfree(path);

@@ -8,6 +8,7 @@
 #include "nodes/parsenodes.h"
 #include "nodes/plannodes.h"
 #include "tcop/pquery.h"
+#include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/varlena.h"
@@ -211,7 +212,7 @@ check_fence_command(char **newval, void **extra, GucSource source)
 static void
 assign_write_mode(int newval, void *extra)
 {
-	if (newval == WRITE_MODE_WRITETHROUGH && IsUnderPostmaster && legobase_in_use() &&
+	if (newval == WRITE_MODE_WRITETHROUGH && MyProc != NULL && legobase_in_use() &&
 		PageDirectoryDirty() > 0)
 		WriteBackRequestFlush();
 }

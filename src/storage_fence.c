@@ -28,7 +28,14 @@
 #include "storage_fence.h"
 
 #define POLL_US 10000
-#define LIMIT_MS 10000 /* at least; twice node_timeout if that is longer */
+
+/*
+ * A round that is under way ends by itself, but storage under load may take long to sync, and a process that is killed meanwhile holds the
+ * lock until that is over. So there is little sense in hurry, and none in giving up early: nobody starts the server again.
+ */
+#define PATIENCE_MS 10000 /* at least; ten times node_timeout if that is longer */
+#define LIMIT_MS 300000
+#define COMPLAIN_MS 10000
 #define NS_PER_MS UINT64_C(1000000)
 
 /* What the kernel keeps of "legobase-memnode" */
@@ -46,6 +53,7 @@
 typedef struct StorageFence
 {
 	pg_atomic_uint32 raised;
+	uint64 number; /* in the file, as this server has written it; set before any child is started */
 } StorageFence;
 
 /* Who keeps us from getting the lock. */
@@ -57,6 +65,10 @@ typedef struct Holder
 } Holder;
 
 static StorageFence *shared;
+
+/* The postmaster's: shared memory is made anew after a crash, and this is to be compared then. */
+static bool raised_before = false;
+static uint64 last_number;
 
 Size
 StorageFenceShmemSize(void)
@@ -322,6 +334,19 @@ end_holder(int fd, const Holder *holder)
 }
 
 static void
+report_holder(const Holder *holder)
+{
+	ereport(
+		LOG,
+		(errmsg("legobase: waiting for a memory node to end what it writes to the data directory"),
+		 holder->pid != 0 ? errdetail("Process %d (%s) holds a lock on file \"%s\".", holder->pid,
+									  holder->name, INSTANCE_FENCE_FILE)
+						  : errdetail("A process on another host, or in another container, "
+									  "holds a lock on file \"%s\".",
+									  INSTANCE_FENCE_FILE)));
+}
+
+static void
 give_up_for_holder(const Holder *holder)
 {
 	ereport(FATAL, (errcode(ERRCODE_OBJECT_IN_USE),
@@ -339,15 +364,21 @@ give_up_for_holder(const Holder *holder)
 static void
 take_lock(int fd)
 {
-	uint64 limit_ns = Max(LIMIT_MS, 2 * node_timeout_ms) * NS_PER_MS;
+	uint64 limit_ns = LIMIT_MS * NS_PER_MS;
 	uint64 limit = lb_now_ns() + limit_ns;
-	uint64 patience = lb_now_ns() + node_timeout_ms * NS_PER_MS;
+	uint64 patience = lb_now_ns() + Max(PATIENCE_MS, 10 * node_timeout_ms) * NS_PER_MS;
+	uint64 complain = lb_now_ns() + COMPLAIN_MS / 5 * NS_PER_MS;
 	bool acted = false;
 	Holder holder = {.pid = 0};
 
 	while (!try_lock(fd))
 	{
 		check_for_shutdown();
+		if (lb_now_ns() >= complain && find_holder(fd, &holder))
+		{
+			complain = lb_now_ns() + COMPLAIN_MS * NS_PER_MS;
+			report_holder(&holder);
+		}
 		if (!acted && lb_now_ns() >= patience && find_holder(fd, &holder))
 		{
 			acted = true;
@@ -411,6 +442,43 @@ make_file(void)
 	return -1;
 }
 
+/*
+ * Rule R10: the file has a number that we did not write. Another server works with this data directory, perhaps on another host, where the
+ * lock file does not show us.
+ */
+static void
+give_up_replaced(int level)
+{
+	ereport(level,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("legobase: another server has taken over this data directory"),
+			 errdetail("It has raised the fence in file \"%s\" since this server did.",
+					   INSTANCE_FENCE_FILE),
+			 errhint("Two servers must never write to the same data directory. Stop this one.")));
+}
+
+bool
+StorageFenceRaiseEpoch(Instance *instance, uint64 at_least, lb_status *status)
+{
+	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+	int fd = BasicOpenFile(INSTANCE_FENCE_FILE, O_RDONLY | PG_BINARY);
+	bool good;
+
+	if (fd < 0)
+		return lb_fail_errno(status, "could not open file \"%s\"", INSTANCE_FENCE_FILE);
+	if (fcntl(fd, F_SETLK, &lock) != 0)
+	{
+		lb_fail_errno(status, "could not lock file \"%s\"", INSTANCE_FENCE_FILE);
+		close(fd);
+		return false;
+	}
+	if (InstanceReadFence(fd) > shared->number)
+		give_up_replaced(PANIC);
+	good = InstanceRaiseEpoch(instance, at_least, status);
+	close(fd);
+	return good;
+}
+
 /* False: there is no fence, and can't be one. */
 static bool
 raise_fence(void)
@@ -425,7 +493,11 @@ raise_fence(void)
 		return false;
 	take_lock(fd);
 	(void) LB_FAULT("fence.locked");
-	write_epoch(fd, epoch_to_fence(fd));
+	if (raised_before && InstanceReadFence(fd) > last_number)
+		give_up_replaced(FATAL);
+	last_number = epoch_to_fence(fd);
+	raised_before = true;
+	write_epoch(fd, last_number);
 	close(fd);
 	return true;
 }
@@ -436,6 +508,8 @@ StorageFenceRaise(void)
 	struct stat folder;
 	bool raised = stat(INSTANCE_FOLDER, &folder) != 0 || !S_ISDIR(folder.st_mode) || raise_fence();
 
-	if (legobase_in_use())
-		pg_atomic_write_u32(&shared->raised, raised ? 1 : 0);
+	if (!legobase_in_use())
+		return;
+	shared->number = last_number;
+	pg_atomic_write_u32(&shared->raised, raised ? 1 : 0);
 }

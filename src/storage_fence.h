@@ -9,6 +9,7 @@
 #ifndef LEGOBASE_STORAGE_FENCE_H
 #define LEGOBASE_STORAGE_FENCE_H
 
+#include "instance.h"
 #include "lb_status.h"
 
 extern Size StorageFenceShmemSize(void);
@@ -24,6 +25,12 @@ extern void StorageFenceRaise(void);
 
 /* Agent: was the fence raised? If that was not possible no node may be attached to. */
 extern bool StorageFenceRaised(void);
+
+/*
+ * Agent: raise the instance's epoch above at_least and store it, before an attachment. PANIC if another server has raised the fence since
+ * we did (rule R10). False with a status if it can't be done just now.
+ */
+extern bool StorageFenceRaiseEpoch(Instance *instance, uint64 at_least, lb_status *status);
 
 /*
  * Run legobase.fence_command for a node (%u: its URI, %h: its host or "localhost", %p: a process id or 0, %%: a percent sign).

@@ -13,6 +13,7 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 
+#include "buffer_agent.h"
 #include "comm_buffer.h"
 #include "lb_clock.h"
 #include "settings.h"
@@ -29,13 +30,20 @@ typedef struct NodeFlushing
 
 typedef struct WriteBack
 {
-	bool fsync_at_start;
 	pg_atomic_uint32 proven_nodes;
 	pg_atomic_uint32 flush_wanted;
+	pg_atomic_uint32 panic_asked; /* by the startup process, of the agent ... */
+	char panic_reason[400];       /* ... for this */
 	NodeFlushing nodes[MAX_NODES];
 } WriteBack;
 
 static WriteBack *shared;
+
+/*
+ * The postmaster's, and inherited: the logging collector asks too, at a reload, and it has no shared memory. It is taken when shared memory is
+ * made, which after a crash finds what was in force before: it can't have been turned off meanwhile.
+ */
+static bool fsync_at_start;
 
 Size
 WriteBackShmemSize(void)
@@ -52,9 +60,10 @@ WriteBackShmemInit(void)
 	if (found)
 		return;
 	memset(shared, 0, sizeof(WriteBack));
-	shared->fsync_at_start = enableFsync;
+	fsync_at_start = enableFsync;
 	pg_atomic_init_u32(&shared->proven_nodes, 0);
 	pg_atomic_init_u32(&shared->flush_wanted, 0);
+	pg_atomic_init_u32(&shared->panic_asked, 0);
 	for (int i = 0; i < MAX_NODES; i++)
 	{
 		pg_atomic_init_u32(&shared->nodes[i].proven, 0);
@@ -65,7 +74,7 @@ WriteBackShmemInit(void)
 bool
 WriteBackFsyncAtStart(void)
 {
-	return shared->fsync_at_start;
+	return fsync_at_start;
 }
 
 bool
@@ -75,7 +84,7 @@ WriteBackPossible(const char **reason)
 
 	if (write_mode == WRITE_MODE_WRITETHROUGH)
 		why = "legobase.write_mode is writethrough";
-	else if (!shared->fsync_at_start)
+	else if (!fsync_at_start)
 		why = "fsync was off when the server started";
 	else if (wal_level == WAL_LEVEL_MINIMAL)
 		why = "wal_level is minimal";
@@ -154,22 +163,25 @@ new_sync_failure(const NodeFlushing *flushing, const lb_flush_state *state)
 	return state->error[0] != '\0' && state->sync_failures > 0 && state->failures == 1;
 }
 
-bool
+FlushNews
 WriteBackNoteFlushState(int node, const lb_flush_state *state)
 {
 	NodeFlushing *flushing = &shared->nodes[node];
 	uint64 now = lb_now_ns();
-	bool sync_failed;
+	FlushNews news = FLUSH_NEWS_NONE;
 
 	SpinLockAcquire(&flushing->lock);
-	sync_failed = new_sync_failure(flushing, state);
+	if (flushing->heard && state->damaged_pages > flushing->progress.state.damaged_pages)
+		news = FLUSH_NEWS_DAMAGED;
+	else if (new_sync_failure(flushing, state))
+		news = FLUSH_NEWS_SYNC_FAILED;
 	flushing->progress.error_number += new_failures(flushing, state);
 	flushing->progress.pages_per_second = new_rate(flushing, state, now);
 	flushing->progress.state = *state;
 	flushing->heard = true;
 	flushing->time_ns = now;
 	SpinLockRelease(&flushing->lock);
-	return sync_failed;
+	return news;
 }
 
 void
@@ -199,4 +211,36 @@ void
 WriteBackFlushDone(void)
 {
 	pg_atomic_exchange_u32(&shared->flush_wanted, 0);
+}
+
+static void
+panic(const char *reason)
+{
+	ereport(PANIC,
+			(errcode(ERRCODE_DATA_CORRUPTED), errmsg("legobase: %s", reason),
+			 errdetail("The server restarts by itself and recovers from WAL. Nothing that was "
+					   "committed is lost."),
+			 errhint("Look at the logs of the memory nodes, and at their machines.")));
+}
+
+void
+WriteBackPanic(const char *reason)
+{
+	if (!AmStartupProcess())
+		panic(reason);
+	strlcpy(shared->panic_reason, reason, sizeof(shared->panic_reason));
+	pg_memory_barrier();
+	pg_atomic_write_u32(&shared->panic_asked, 1);
+	CommBufferWakeAgent();
+	for (;;)
+		BufferAgentAssist(100);
+}
+
+void
+WriteBackPanicIfAsked(void)
+{
+	if (pg_atomic_read_u32(&shared->panic_asked) == 0)
+		return;
+	pg_memory_barrier();
+	panic(shared->panic_reason);
 }

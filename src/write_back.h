@@ -41,8 +41,16 @@ typedef struct FlushProgress
 	double pages_per_second; /* made durable, as a moving average; 0: nothing known */
 } FlushProgress;
 
-/* Agent. True if a sync of a file has failed there since the last message. */
-extern bool WriteBackNoteFlushState(int node, const lb_flush_state *state);
+/* What has happened there since the last message that the server can't go on after? */
+typedef enum FlushNews
+{
+	FLUSH_NEWS_NONE,
+	FLUSH_NEWS_SYNC_FAILED, /* a sync of a file has failed */
+	FLUSH_NEWS_DAMAGED      /* the newest version of a page is not what it was */
+} FlushNews;
+
+/* Agent. */
+extern FlushNews WriteBackNoteFlushState(int node, const lb_flush_state *state);
 extern void WriteBackGetFlushProgress(int node, FlushProgress *progress);
 
 /* Any process: have everything flushed that is dirty now. Who waits for that asks again, at least once a second. */
@@ -51,5 +59,14 @@ extern void WriteBackRequestFlush(void);
 /* Agent: has somebody asked since the last WriteBackFlushDone? That is called before the nodes are told, so that nothing is missed. */
 extern bool WriteBackFlushWanted(void);
 extern void WriteBackFlushDone(void);
+
+/*
+ * Something that is only in remote memory is lost, or can't be kept from being written: PANIC, whose redo puts it right. For the startup
+ * process the agent does it, as the server would not restart itself after that one. Allocates nothing.
+ */
+extern void WriteBackPanic(const char *reason) pg_attribute_noreturn();
+
+/* Agent: do it, if somebody asks. */
+extern void WriteBackPanicIfAsked(void);
 
 #endif /* LEGOBASE_WRITE_BACK_H */

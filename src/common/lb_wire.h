@@ -284,6 +284,7 @@ typedef struct lb_flush_state
 	uint64_t write_calls;           /* that took (neighbours are joined) */
 	uint64_t failures;              /* rounds that failed */
 	uint64_t syncs;                 /* files synced */
+	uint64_t damaged_pages;         /* dirty pages found to be damaged in the node's memory */
 	uint64_t sync_failures;         /* rounds in which a sync failed: see flush_round.h */
 	char error[LB_MESSAGE_MAX + 1]; /* of the last round; empty if it succeeded */
 } lb_flush_state;

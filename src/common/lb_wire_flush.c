@@ -137,6 +137,7 @@ lb_encode_flush_state(uint8_t *out, const lb_flush_state *state)
 	put_u64(&w, state->failures);
 	put_u64(&w, state->syncs);
 	put_u64(&w, state->sync_failures);
+	put_u64(&w, state->damaged_pages);
 	put_text(&w, state->error, LB_MESSAGE_MAX);
 	return written(&w);
 }
@@ -152,6 +153,7 @@ lb_decode_flush_state(const uint8_t *in, size_t length, lb_flush_state *state)
 	state->failures = get_u64(&r);
 	state->syncs = get_u64(&r);
 	state->sync_failures = get_u64(&r);
+	state->damaged_pages = get_u64(&r);
 	get_text(&r, state->error, LB_MESSAGE_MAX);
 	return read_all(&r);
 }

@@ -180,7 +180,7 @@ bool
 RegisterSyncRequest(const FileTag *tag, SyncRequestType type, bool retry_on_error)
 {
 	assert_int_equal(type, SYNC_REQUEST);
-	assert_true(retry_on_error);
+	assert_false(retry_on_error); /* who registers must not wait for the checkpointer */
 	registered = *tag;
 	registrations++;
 	return true;

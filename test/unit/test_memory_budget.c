@@ -23,6 +23,7 @@
 #include "placement.h"
 #include "slab_table.h"
 #include "stats.h"
+#include "write_back.h"
 
 #define PAGES_PER_MB (1024 * 1024 / LB_PAGE_SIZE)
 
@@ -46,6 +47,12 @@ GetCurrentTimestamp(void)
 
 bool
 LocalPoolHolds(const lb_page_tag *tag)
+{
+	return false;
+}
+
+bool
+WriteBackNode(int node)
 {
 	return false;
 }

@@ -191,7 +191,7 @@ test_length_limits(void **state)
 		[LB_RELEASE] = 1028,    [LB_SLAB_MAP] = 4,        [LB_SLAB_MAPPED] = 4,
 		[LB_READ] = 516,        [LB_READ_REPLY] = 4,      [LB_STATUS_REPLY] = 120,
 		[LB_STORAGE] = 65,      [LB_STORAGE_REPLY] = 268, [LB_CLEAN] = 1796,
-		[LB_FENCE] = 25,        [LB_FLUSH_STATE] = 299,   [LB_SLAB_KEEP] = 4096,
+		[LB_FENCE] = 25,        [LB_FLUSH_STATE] = 307,   [LB_SLAB_KEEP] = 4096,
 		[LB_STORAGE_LOAD] = 8,
 	};
 	lb_header header;

@@ -12,6 +12,7 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 
+#include "buffer_agent.h"
 #include "comm_buffer.h"
 #include "pg_stubs.h"
 #include "settings.h"
@@ -21,6 +22,13 @@
 bool enableFsync;
 int wal_level;
 int write_mode;
+AuxProcType MyAuxProcType = NotAnAuxProcess;
+
+void
+BufferAgentAssist(int wait_ms)
+{
+	abort(); /* nobody waits here */
+}
 
 static int
 setup(void **state)
@@ -136,7 +144,7 @@ errors_after(int node, uint64 failures, const char *error)
 	lb_flush_state told = flush_state(failures, 0, error);
 	FlushProgress progress;
 
-	assert_false(WriteBackNoteFlushState(node, &told));
+	assert_int_equal(WriteBackNoteFlushState(node, &told), FLUSH_NEWS_NONE);
 	WriteBackGetFlushProgress(node, &progress);
 	assert_string_equal(progress.state.error, error);
 	assert_int_equal(progress.state.failures, failures);
@@ -172,7 +180,7 @@ sync_failed_after(uint64 failures, uint64 sync_failures, const char *error)
 {
 	lb_flush_state told = flush_state(failures, sync_failures, error);
 
-	return WriteBackNoteFlushState(0, &told);
+	return WriteBackNoteFlushState(0, &told) == FLUSH_NEWS_SYNC_FAILED;
 }
 
 static void
@@ -188,6 +196,18 @@ test_sync_failures(void **state)
 	WriteBackSetNode(0, true);
 	assert_false(sync_failed_after(4, 2, "full"));
 	assert_true(sync_failed_after(5, 3, "could not sync"));
+}
+
+static void
+test_damaged_pages(void **state)
+{
+	lb_flush_state told = {.damaged_pages = 3};
+
+	/* What happened in a former life of ours */
+	assert_int_equal(WriteBackNoteFlushState(0, &told), FLUSH_NEWS_NONE);
+	assert_int_equal(WriteBackNoteFlushState(0, &told), FLUSH_NEWS_NONE);
+	told.damaged_pages = 4;
+	assert_int_equal(WriteBackNoteFlushState(0, &told), FLUSH_NEWS_DAMAGED);
 }
 
 static void
@@ -218,8 +238,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_possible), TEST(test_fsync),         TEST(test_active), TEST(test_requests),
-		TEST(test_errors),   TEST(test_sync_failures), TEST(test_rate),
+		TEST(test_possible),      TEST(test_fsync),  TEST(test_active),
+		TEST(test_requests),      TEST(test_errors), TEST(test_sync_failures),
+		TEST(test_damaged_pages), TEST(test_rate),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

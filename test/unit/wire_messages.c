@@ -438,6 +438,7 @@ make_flush_state(message *m, extent extent)
 	m->flush_state.failures = random_u64();
 	m->flush_state.syncs = random_u64();
 	m->flush_state.sync_failures = random_u64();
+	m->flush_state.damaged_pages = random_u64();
 	random_text(extent, m->flush_state.error, LB_MESSAGE_MAX);
 }
 
