@@ -17,7 +17,7 @@
 #include "page_directory.h"
 #include "settings.h"
 
-#define PAGES_PER_BUFFER 320 /* together with the directory this stays under 1 % of the pool */
+#define PAGES_PER_BUFFER 336 /* together with the directory this stays under 1 % of the pool */
 #define BUFFERS_MIN 32
 #define BUFFERS_MAX 2048
 

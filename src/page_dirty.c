@@ -14,7 +14,7 @@
 #include "settings.h"
 
 /* By a hash of the relation: one that has no dirty page, the common case, needs no fence when it is truncated or dropped. */
-#define RELATION_DIRTY_COUNTERS 4096
+#define RELATION_DIRTY_COUNTERS 1024
 
 typedef struct PageDirty
 {

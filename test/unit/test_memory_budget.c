@@ -9,16 +9,20 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "access/xlog.h"
 #include "common/pg_prng.h"
+#include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
 
+#include "buffer_agent.h"
 #include "comm_buffer.h"
 #include "embedded_node.h"
 #include "local_pool.h"
 #include "node_table.h"
 #include "page_directory.h"
+#include "page_fence.h"
 #include "pg_stubs.h"
 #include "placement.h"
 #include "slab_table.h"
@@ -51,10 +55,16 @@ LocalPoolHolds(const lb_page_tag *tag)
 	return false;
 }
 
-bool
-WriteBackNode(int node)
+AuxProcType MyAuxProcType = NotAnAuxProcess;
+bool enableFsync = true;
+int wal_level;
+int write_mode;
+int node_timeout_ms = 1000;
+
+void
+BufferAgentAssist(int wait_ms)
 {
-	return false;
+	abort();
 }
 
 bool take_over;
@@ -90,7 +100,8 @@ assert_within_budget(uint32 pool_mb, uint32 slab_mb, int node_count)
 	CommBufferShmemInit();
 	CommBufferRegion(&region);
 	all = PageDirectoryShmemSize() + SlabTableShmemSize() + CommBufferShmemSize() +
-		  PlacementShmemSize() + NodeTableShmemSize() + StatsShmemSize() + region.length + locks;
+		  PlacementShmemSize() + NodeTableShmemSize() + StatsShmemSize() + WriteBackShmemSize() +
+		  PageFenceShmemSize() + region.length + locks; /* the rest is some dozens of bytes */
 	print_message("pool of %u MB on %d node(s): %zu bytes, %.3f %%\n", pool_mb, node_count, all,
 				  100.0 * all / ((double) pool_mb * 1024 * 1024));
 	assert_true(all <= (Size) pool_mb * 1024 * 1024 / 100);
