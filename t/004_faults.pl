@@ -267,6 +267,7 @@ sub damage_dirty_pages
 	my $position = log_position($server);
 	my $query = q{SELECT count(*) FROM marked WHERE word = 'DamageThese' || 'RowsToo' || id};
 
+	quieten();
 	$server->safe_psql('postgres', q{UPDATE marked SET word = 'DamageThese' || 'RowsToo' || id});
 	fill_buffers($server);
 	cmp_ok(dirty_pages_of($server, 'postgres', 'marked'), '>', 30, "$transport: dirty pages in remote memory");

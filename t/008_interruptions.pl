@@ -158,6 +158,7 @@ settle($embedded);
 kill_embedded('without dirty pages');
 is(count_log_lines($embedded, qr/PANIC/), 0, 'without a panic');
 wait_for_nodes($embedded);
+quieten();
 $embedded->safe_psql('postgres', q{CREATE TABLE t AS SELECT i, repeat('x', 500) pad FROM generate_series(1, 3000) i});
 kill_embedded('with many');
 is(count_log_lines($embedded, qr/PANIC/) > 0 ? 'writeback' : 'writethrough', $write_mode, 'with a panic in write-back');

@@ -42,6 +42,7 @@ sub restart_memnode
 	$memnode->stop;
 	$memnode->start(@arguments);
 	wait_for_nodes($node);
+	quieten();
 	return;
 }
 
@@ -54,6 +55,7 @@ sub make_table
 		INSERT INTO $name SELECT i, '$word' FROM generate_series(1, $rows) i");
 	sql("VACUUM (FREEZE) $name");
 	settle($node);
+	quieten();
 	return;
 }
 
@@ -104,6 +106,7 @@ sub storage_writes
 	cmp_ok($checkpoint->{count}, '>', 0, '... and checkpoints are counted');
 
 	# drain does the same without a checkpoint
+	quieten();
 	sql(q{UPDATE t SET word = 'newer'});
 	fill_buffers($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 't'), '>', $blocks * 0.9, 'dirty again');
@@ -293,6 +296,7 @@ my $workload = LegoBase::Workload->new($node, rows => 2000);
 {
 	foreach my $size ('16MB', '0')
 	{
+		quieten();
 		sql(q{UPDATE t SET word = 'resized'});
 		fill_buffers($node);
 		cmp_ok(summary($node)->{dirty_pages}, '>', 100, "dirty pages in a pool that is set to $size");
@@ -466,6 +470,7 @@ SKIP:
 	foreach my $strategy ('file_copy', 'wal_log')
 	{
 		settle($node);
+		quieten();
 		$node->safe_psql('source', "UPDATE t SET word = '$strategy'");
 		fill_buffers($node);
 		cmp_ok(dirty_pages_of($node, 'source', 't'), '>', 50, "$strategy: the source has dirty pages");
@@ -475,6 +480,7 @@ SKIP:
 		fill_buffers($node);
 		sql('ALTER DATABASE copy SET TABLESPACE elsewhere');
 		is($node->safe_psql('copy', 'SELECT word, count(*) FROM t GROUP BY word'), 'moved|3000', '... and so has a moved database');
+		quieten();
 		$node->safe_psql('copy', q{UPDATE t SET word = 'there'});
 		fill_buffers($node);
 		cmp_ok(dirty_pages_of($node, 'copy', 't'), '>', 50, '... which has dirty pages in another tablespace');
@@ -497,6 +503,7 @@ SKIP:
 	$node->start;
 	wait_for_nodes($node);
 	is(sql(q{SELECT pg_relation_size('large')}), 1024 * 1024 * 1024 + 10 * 8192, 'a table of more than a gigabyte');
+	quieten();
 	# new pages come to the end
 	sql(q{INSERT INTO large SELECT i, 'large' FROM generate_series(1, 5000) i});
 	sql(q{UPDATE large SET word = 'changed' WHERE word = 'large' AND ctid > '(131072,0)'});
@@ -520,6 +527,7 @@ SKIP:
 # The agent ends before the shutdown checkpoint: the checkpointer does its work.
 foreach my $mode ('fast', 'smart', 'immediate')
 {
+	quieten();
 	sql("UPDATE t SET word = '$mode'");
 	sql('UPDATE account_0 SET balance = balance');
 	fill_buffers($node);
@@ -553,6 +561,7 @@ foreach my $mode ('fast', 'smart', 'immediate')
 	expect_write_mode($standby, 'writeback');
 	$standby->start;
 	ok(wait_for_nodes($standby), 'a standby writes back');
+	quieten();
 	sql(q{UPDATE t SET word = 'primary'});
 	$node->wait_for_catchup($standby, 'replay', $node->lsn('flush'));
 	fill_buffers($standby);
@@ -562,6 +571,7 @@ foreach my $mode ('fast', 'smart', 'immediate')
 	$standby->safe_psql('postgres', 'CHECKPOINT');
 	is(files_behind($standby, 'postgres', 't'), 0, '... which a restartpoint brings to the files');
 
+	quieten();
 	sql(q{UPDATE t SET word = 'again'});
 	$node->wait_for_catchup($standby, 'replay', $node->lsn('flush'));
 	fill_buffers($standby);

@@ -86,6 +86,7 @@ SKIP:
 		  CREATE INDEX hashed_id ON hashed USING hash (id) TABLESPACE small;
 		  INSERT INTO hashed SELECT i, 'hashed' FROM generate_series(1, 20000) i});
 	settle($node);
+	quieten();
 	sql(q{INSERT INTO hashed SELECT i, 'hashed' FROM generate_series(20001, 60000) i});
 	fill_buffers($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 'hashed_id'), '>', 50, 'an index with dirty pages where its file has holes');
@@ -104,6 +105,7 @@ SKIP:
 	amcheck_clean($node, 'full');
 
 	# A shutdown checkpoint that fails is a crash.
+	quieten();
 	sql(q{INSERT INTO hashed SELECT i, 'hashed' FROM generate_series(60001, 100000) i});
 	fill_buffers($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 'hashed_id'), '>', 50, 'more of them');
@@ -123,6 +125,7 @@ SKIP:
 	sql(q{CREATE TABLE protected (id int, word text) WITH (fillfactor = 10) TABLESPACE small;
 		  INSERT INTO protected SELECT i, 'old' FROM generate_series(1, 3000) i});
 	settle($node);
+	quieten();
 	sql(q{UPDATE protected SET word = 'new'});
 	fill_buffers($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 'protected'), '>', 50, 'a table with dirty pages');
@@ -146,6 +149,7 @@ SKIP:
 
 	# for a while: the node tries again, and the checkpoint waits
 	restart_memnode('--fault-points', join ',', map { "memnode.flush.write=fail\@$_" } (1 .. 3));
+	quieten();
 	sql(q{UPDATE t SET word = 'unwritten'});
 	fill_buffers($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 't'), '>', 50, 'a table with dirty pages');
@@ -156,6 +160,7 @@ SKIP:
 
 	# a crash while nothing can be written
 	restart_memnode('--fault-points', 'memnode.flush.write=fail');
+	quieten();
 	sql(q{UPDATE t SET word = 'crashed'});
 	fill_buffers($node);
 	checkpoint_fails('all writes fail', 'Input/output error');
@@ -174,6 +179,7 @@ SKIP:
 	# syncs itself, that is a PANIC, and redo writes it again.
 	restart_memnode('--fault-points', 'memnode.flush.sync=fail@1');
 	my $position = log_position($node);
+	quieten();
 	sql(q{UPDATE t SET word = 'unsynced'});
 	fill_buffers($node);
 	isnt($node->psql('postgres', 'CHECKPOINT'), 0, 'a failing sync: a checkpoint fails');

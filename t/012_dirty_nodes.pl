@@ -50,6 +50,7 @@ sub make_dirty
 {
 	my ($word) = @_;
 
+	quieten();
 	sql("UPDATE t SET word = '$word'");
 	fill_buffers($node);
 	cmp_ok(dirty_pages_of($node, 'postgres', 't'), '>', 100, "dirty pages that say $word");
@@ -281,6 +282,7 @@ SKIP:
 	$server->safe_psql('postgres', q{CREATE TABLE t (id int, word text) WITH (fillfactor = 10);
 		INSERT INTO t SELECT i, 'first' FROM generate_series(1, 4000) i});
 	settle($server);
+	quieten();
 	$server->safe_psql('postgres', q{UPDATE t SET word = 'second'});
 	fill_buffers($server);
 	my @dirty = map { $_->{dirty_pages} } @{ node_rows($server) };
@@ -295,6 +297,7 @@ SKIP:
 	is($server->safe_psql('postgres', 'SELECT word, count(*) FROM t GROUP BY word'), 'second|4000', '... nothing is lost');
 	ok(wait_for('the other one', 20, sub { my $s = summary($server); $s->{nodes_up} == 1 && $s->{write_mode} eq 'writeback' }),
 		'... the other one is used');
+	quieten();
 	$server->safe_psql('postgres', q{UPDATE t SET word = 'third'});
 	fill_buffers($server);
 	cmp_ok(dirty_pages_of($server, 'postgres', 't'), '>', 50, '... for dirty pages, too');

@@ -28,7 +28,7 @@ our @EXPORT = qw(
   wait_for alive
   legobase_cluster expect_write_mode start_with_options start_stock start_legobase crash_by
   summary node_rows up_nodes wait_for_nodes wait_for_pool
-  install_functions make_filler fill_buffers settle make_remote pages_of relation_key remote_pages
+  install_functions make_filler fill_buffers settle quieten make_remote pages_of relation_key remote_pages
   dirty_pages_of files_behind differing_blocks
   embedded_node_pid server_process server_processes processes_of stopped_processes wait_until_gone
   amcheck_clean in_background finish_background
@@ -290,6 +290,14 @@ sub settle
 		$node->safe_psql('postgres', 'SELECT pg_is_in_recovery()') eq 't'
 		? 'SELECT legobase_drain()'
 		: 'CHECKPOINT; SELECT legobase_drain()');
+	return;
+}
+
+# After a checkpoint or a drain memory nodes go on for a moment to write what becomes dirty: wait until that is over, so that what
+# becomes dirty stays dirty.
+sub quieten
+{
+	usleep(1_800_000);
 	return;
 }
 
