@@ -140,7 +140,7 @@ flush_attached(NodeLink *link, bool resumed)
 {
 	if (!resumed)
 	{
-		link->may_write = false;
+		link->may_write = link->must_fence = false;
 		link->told = TOLD_NOTHING;
 	}
 	ask_for_proof(link, true);
@@ -283,7 +283,7 @@ NodeLinkFence(NodeLink *link, int request, uint64 serial, const lb_fence *fence)
 	SentFence *sent = &link->fences[request];
 	uint8 body[LB_BODY_MAX];
 
-	if (!link->may_write)
+	if (!link->may_write && !link->must_fence)
 		return true;
 	if (link->state != LINK_ATTACHED)
 		return false;

@@ -38,9 +38,9 @@ succeed(NodeLink *link)
 		link->incarnation = attachment.incarnation;
 		link->capacity_pages = attachment.capacity_pages;
 		link->process = attachment.process;
-		/* The fence last: it is opened before its pages are forgotten. */
-		link->may_write = WriteBackNode(link->node) || PageDirectoryDirtyOfNode(link->node) > 0 ||
-						  PageFenceAnyOpen();
+		link->may_write = WriteBackNode(link->node) || PageDirectoryDirtyOfNode(link->node) > 0;
+		/* Its last dirty pages may have been forgotten for that fence: a node without a proof may still have to be fenced. */
+		link->must_fence = PageFenceAnyOpen();
 		link->told = link->may_write ? TOLD_WRITE_BACK : TOLD_NOTHING;
 		strlcpy(link->reason, "the buffer agent ended", sizeof(link->reason));
 		link_resume(link);

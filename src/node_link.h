@@ -121,8 +121,9 @@ typedef struct NodeLink
 	uint64 flush_due_at;  /* ... at this time at the latest */
 	uint64 flush_news_at; /* when a FLUSH was sent, or a CLEAN came, last */
 
-	bool proven;    /* the node has proved over this connection that it sees our data directory */
-	bool may_write; /* it has done so since it was attached: it may have dirty pages */
+	bool proven;     /* the node has proved over this connection that it sees our data directory */
+	bool may_write;  /* it has done so since it was attached: it may have dirty pages */
+	bool must_fence; /* a fence was open when the agent began: who knows what it has */
 	ToldMode told;
 	uint64 storage_sequence; /* of the STORAGE that waits for its answer, or 0 */
 	uint64 storage_asked_at;

@@ -100,7 +100,7 @@ link_continue_draining(NodeLink *link)
 static bool
 is_needed(const NodeLink *link)
 {
-	if (!link->may_write)
+	if (!link->may_write && !link->must_fence)
 		return false;
 	if (PageDirectoryDirtyOfNode(link->node) > 0)
 		return true;
@@ -146,7 +146,7 @@ lost(NodeLink *link, const char *reason)
 	NodeTableSetError(link->node, reason);
 	NodeTableSetState(link->node, NODE_LOST);
 	WriteBackSetNode(link->node, false);
-	link->may_write = false;
+	link->may_write = link->must_fence = false;
 	push_give_up_all(link);
 	link->state = LINK_DRAINING;
 	link->attached_or_lost_at = lb_now_ns();
