@@ -22,7 +22,7 @@ my $node = legobase_cluster(
 	'dirty',
 	nodes => [$proxy],
 	write_mode => 'writeback',
-	conf => "legobase.node_timeout = 800ms\nbgwriter_lru_maxpages = 0\nmax_wal_size = 4GB");
+	conf => "legobase.node_timeout = 500ms\nbgwriter_lru_maxpages = 0\nmax_wal_size = 4GB");
 my $workload = LegoBase::Workload->new($node, rows => 2000);
 my $folder = PostgreSQL::Test::Utils::tempdir_short();
 my $fault_points = has_fault_points($node);
