@@ -105,6 +105,14 @@ data_remove(data_directory *data)
 }
 
 void
+data_restore_nonce(const data_directory *data, uint8_t instance)
+{
+	lb_hello hello = make_hello(LB_ROLE_AGENT, instance, 1, 0);
+
+	write_nonce(data, hello.uuid);
+}
+
+void
 data_remove_nonce(const data_directory *data)
 {
 	char path[256];

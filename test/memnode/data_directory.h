@@ -25,6 +25,7 @@ extern void data_make_in(data_directory *data, const char *folder, uint8_t insta
 
 extern void data_set_fence(const data_directory *data, uint64_t epoch);
 extern void data_remove_nonce(const data_directory *data);
+extern void data_restore_nonce(const data_directory *data, uint8_t instance);
 
 /* A file of zeros, without space of its own. name: "base/5/77" */
 extern void data_make_file(const data_directory *data, const char *name, uint32_t blocks);

@@ -346,6 +346,7 @@ test_damaged(void)
 	client_listen(&self.agent, 1000);
 	is_number(self.agent.told->clean_count, 1, "it is not told of");
 	ok(file_is_zero(&self, 100, 0, 1), "... nor written");
+	ok(self.agent.told->state.damaged_pages > 0, "it is counted: the server has to recover it");
 	ok(self.agent.told->state.error[0] != '\0', "the error stands");
 	write_back_stop(&self);
 }

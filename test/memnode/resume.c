@@ -141,6 +141,25 @@ test_time_out(void)
 	write_back_stop(&self);
 }
 
+/* The data directory is out of sight when a round ends: its pages are told of when it can be seen again. */
+static void
+test_proof_lost_in_a_round(void)
+{
+	write_back self;
+
+	write_back_start(&self, "memnode.flush.sync=wait:800@1", NULL);
+	push_pages(&self.agent, 100, 0, 64, 1, true);
+	client_flush(&self.agent);
+	usleep(200000);
+	data_remove_nonce(&self.data);
+	ok(!client_storage(&self.agent, NULL), "STORAGE: not found");
+	usleep(1200000);
+	data_restore_nonce(&self.data, 9);
+	ok(client_storage(&self.agent, NULL), "STORAGE: found again");
+	ok(client_wait_clean(&self.agent, 64, 3000), "what became durable meanwhile is told of");
+	write_back_stop(&self);
+}
+
 static void
 test_keep(void)
 {
@@ -259,6 +278,7 @@ main(void)
 	test_not_resumed();
 	test_half_open();
 	test_time_out();
+	test_proof_lost_in_a_round();
 	test_keep();
 	test_detach_stops_flushing();
 	test_round_outlasts(true);
