@@ -17,7 +17,7 @@ use Test::More;
 my $primary = legobase_cluster(
 	'primary',
 	conf => "legobase.max_remote_pool_size = 32MB\nallow_in_place_tablespaces = on\nwal_keep_size = 512MB\nhot_standby_feedback = off\n"
-	  . "max_standby_streaming_delay = 0");
+	  . "max_standby_streaming_delay = 5s");
 
 make_filler($primary);
 $primary->safe_psql(
