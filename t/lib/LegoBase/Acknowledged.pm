@@ -34,6 +34,7 @@ sub new
 	$node->safe_psql(
 		'postgres', q{
 		CREATE TABLE acknowledged (round int, client int, n int, PRIMARY KEY (round, client, n));
+		CREATE UNLOGGED TABLE passing_unlogged (id int, pad text);
 		CREATE DATABASE seed;
 	});
 	$node->safe_psql('seed', 'CREATE TABLE t AS SELECT generate_series(1, 1000) i');
@@ -63,6 +64,8 @@ sub write_client_script
 	return;
 }
 
+# The unlogged table is made before: a crash soon after CREATE UNLOGGED TABLE was rolled back is more than PostgreSQL 15 can
+# recover from, with or without the extension (the main fork's empty file is in the way when the init fork is copied).
 sub write_ddl_script
 {
 	my ($self) = @_;
@@ -70,8 +73,8 @@ sub write_ddl_script
 	PostgreSQL::Test::Utils::append_to_file(
 		"$self->{folder}/ddl.sql", join '', map {
 			qq{
-DROP TABLE IF EXISTS passing_$_, unlogged_$_;
-CREATE UNLOGGED TABLE unlogged_$_ AS SELECT i, repeat('x', 500) pad FROM generate_series(1, 500) i;
+DROP TABLE IF EXISTS passing_$_;
+INSERT INTO passing_unlogged SELECT i, repeat('x', 500) FROM generate_series(1, 500) i;
 CREATE TABLE passing_$_ (id int, pad text);
 INSERT INTO passing_$_ SELECT i, repeat('x', 500) FROM generate_series(1, 2000) i;
 CREATE INDEX ON passing_$_ (id);
@@ -87,7 +90,9 @@ SET enable_indexscan = off;
 SELECT sum(balance) FROM account WHERE grp BETWEEN 3 AND 6;
 RESET ALL;
 TRUNCATE passing_$_;
-DROP TABLE passing_$_, unlogged_$_;
+DROP TABLE passing_$_;
+DELETE FROM passing_unlogged;
+VACUUM passing_unlogged;
 CREATE DATABASE passing TEMPLATE seed STRATEGY file_copy;
 DROP DATABASE passing;
 }
@@ -113,16 +118,19 @@ sub start
 	return;
 }
 
-# Wait until each client has had a commit acknowledged, or has been disconnected already.
+# Wait until each client has had a commit acknowledged, or has been disconnected already, or the caller knows that it is
+# in vain.
 sub wait_until_busy
 {
-	my ($self) = @_;
+	my ($self, $in_vain) = @_;
 
 	return wait_for(
 		'transactions are acknowledged',
 		10,
 		sub {
-			!(grep { !-s "$self->{folder}/client_$_.out" } (1 .. $self->{clients})) || !$self->connected;
+			!(grep { !-s "$self->{folder}/client_$_.out" } (1 .. $self->{clients}))
+			  || !$self->connected
+			  || ($in_vain && $in_vain->());
 		});
 }
 

@@ -172,7 +172,7 @@ sub round
 
 	$rounds++;
 	$clients->start;
-	$clients->wait_until_busy;
+	$clients->wait_until_busy(sub { grep { !$_->running || $_->stopped } @memnodes });
 	usleep(rand 300_000);
 	$rounds_with_dirty_pages++ if (eval { summary($node)->{dirty_pages} } // 0) > 0;
 	my $done = $kill->($position);
