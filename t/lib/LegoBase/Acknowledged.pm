@@ -93,6 +93,8 @@ TRUNCATE passing_$_;
 DROP TABLE passing_$_;
 DELETE FROM passing_unlogged;
 VACUUM passing_unlogged;
+SELECT legobase_evict('account_1');
+SELECT count(*) FROM account;
 CREATE DATABASE passing TEMPLATE seed STRATEGY file_copy;
 DROP DATABASE passing;
 }
