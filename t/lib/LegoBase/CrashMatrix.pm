@@ -65,7 +65,7 @@ sub set_up
 		"matrix_$transport",
 		nodes => \@memnodes,
 		write_mode => 'writeback',
-		conf => "legobase.node_timeout = 500ms\nlegobase.fault_points = ''\nmax_wal_size = 4GB");
+		conf => "legobase.node_timeout = 300ms\nlegobase.fault_points = ''\nmax_wal_size = 4GB");
 	$workload = LegoBase::Workload->new($node, rows => 1000);
 	make_filler($node);
 	$clients = LegoBase::Acknowledged->new($node, $workload, clients => 2);
