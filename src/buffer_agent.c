@@ -195,15 +195,18 @@ static bool
 request_flushing(uint64 now)
 {
 	static uint64 wanted_until;
+	bool wanted = WriteBackFlushWanted();
 
-	if (WriteBackFlushWanted())
+	if (wanted)
 	{
 		WriteBackFlushDone();
 		wanted_until = now + FLUSH_WISH_MS * UINT64_C(1000000);
 	}
+	else /* not for what has become dirty since */
+		wanted = now < wanted_until && PageDirectoryOlderDirty() > 0;
 	for (int i = 0; i < link_count; i++)
 	{
-		if (now < wanted_until)
+		if (wanted)
 			NodeLinkWishFlush(&links[i], now);
 		NodeLinkFlush(&links[i], now);
 	}

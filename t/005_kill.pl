@@ -191,7 +191,7 @@ sub kill_process
 
 	$clients->start;
 	$clients->wait_until_busy;
-	my $pid = $find->();
+	my $pid = wait_for("$what is there", 10, $find);
 	ok($pid, "$what: found") or return $clients->stop;
 	kill 'KILL', $pid;
 	$clients->wait_end;
@@ -226,6 +226,9 @@ sub kill_processes
 # The startup process, in the middle of redo: there is plenty to redo, and it dies before the end.
 sub kill_startup_process
 {
+	# Their tables are made and dropped with checkpoints in between: there would be nothing to redo.
+	local $clients->{ddl} = 0;
+	$node->safe_psql('postgres', 'CHECKPOINT');
 	$clients->start;
 	wait_for('some WAL', 30,
 		sub { $node->safe_psql('postgres',
