@@ -141,10 +141,20 @@ sub kill_memnode
 	return;
 }
 
-# The children of a postmaster that was killed see that it is gone, but for those that have stopped themselves, or still do.
+# The children of a postmaster that was killed see that it is gone, but for those that have stopped themselves, or still do. These may
+# hold LWLocks, which are waited for without a look at the postmaster, in any server: when one of them is killed, all are.
 sub start_server
 {
-	wait_for('the children have ended', 30, sub { kill 'KILL', stopped_processes($node); !processes_of($node) }) or return 0;
+	my $any_stopped;
+
+	wait_for(
+		'the children have ended',
+		30,
+		sub {
+			$any_stopped = 1 if stopped_processes($node);
+			kill 'KILL', processes_of($node) if $any_stopped;
+			!processes_of($node);
+		}) or return 0;
 	wait_until_gone($node);
 	return $node->start(fail_ok => 1);
 }
