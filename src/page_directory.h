@@ -170,9 +170,6 @@ extern void PageDirectoryFlip(void);
 /* The version that the next page will get: every version linked so far is below it. */
 extern uint64 PageDirectoryNextVersion(void);
 
-/* Dirty pages that are linked in a version below this one: for a drain without a checkpoint. Looks at all entries. */
-extern uint32 PageDirectoryDirtyBelow(uint64 version);
-
 /* Agent: is the entry, whose push is under way, still linked? And is it dirty? */
 extern bool PageDirectoryIsLinked(uint32 entry);
 extern bool PageDirectoryIsDirty(uint32 entry);

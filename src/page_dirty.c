@@ -226,30 +226,14 @@ PageDirectoryFlip(void)
 	pg_memory_barrier();
 }
 
-static uint32
-count_entries(uint32 from, uint32 to, uint64 below_version)
+uint32
+PageDirectoryDirtyInRange(uint32 from, uint32 to)
 {
 	uint32 count = 0;
 
 	for (uint32 i = from; i < to; i++)
-	{
-		if ((pg_atomic_read_u32(&page_entries[i].state) & DIRTY) &&
-			page_entries[i].version < below_version)
-			count++;
-	}
+		count += (pg_atomic_read_u32(&page_entries[i].state) & DIRTY) ? 1 : 0;
 	return count;
-}
-
-uint32
-PageDirectoryDirtyInRange(uint32 from, uint32 to)
-{
-	return count_entries(from, to, PG_UINT64_MAX);
-}
-
-uint32
-PageDirectoryDirtyBelow(uint64 version)
-{
-	return count_entries(0, page_directory->entries, version);
 }
 
 bool
