@@ -1,6 +1,6 @@
 /*
  * legobase.c
- *	  Loading the extension: settings, shared memory, hooks, the buffer agent.
+ *	  Loading the extension: settings, shared memory, hooks, background workers.
  */
 #include "postgres.h"
 
@@ -13,18 +13,23 @@
 #include "buffer_agent.h"
 #include "checkpoint_sync.h"
 #include "comm_buffer.h"
+#include "control_record.h"
 #include "ddl_hooks.h"
 #include "legobase.h"
 #include "node_table.h"
 #include "page_directory.h"
 #include "page_fence.h"
 #include "placement.h"
+#include "pool_gate.h"
+#include "redo_skip.h"
 #include "remote_smgr.h"
 #include "settings.h"
 #include "slab_table.h"
 #include "smgr_table.h"
 #include "stats.h"
 #include "storage_fence.h"
+#include "tier1_checkpointer.h"
+#include "warm_up.h"
 #include "write_back.h"
 
 PG_MODULE_MAGIC;
@@ -47,6 +52,11 @@ static const struct
 	{PageFenceShmemSize, PageFenceShmemInit},
 	{CheckpointSyncShmemSize, CheckpointSyncShmemInit},
 	{StorageFenceShmemSize, StorageFenceShmemInit},
+	{PoolGateShmemSize, PoolGateShmemInit},
+	{ControlRecordShmemSize, ControlRecordShmemInit},
+	{RedoSkipShmemSize, RedoSkipShmemInit},
+	{Tier1ShmemSize, Tier1ShmemInit},
+	{WarmUpShmemSize, WarmUpShmemInit},
 };
 
 static shmem_request_hook_type next_shmem_request_hook;
@@ -105,10 +115,13 @@ _PG_init(void)
 	smgr_table_replace(&remote_smgr_table);
 	CheckpointSyncInstall();
 	ddl_hooks_install();
+	RedoSkipInstall();
 	next_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;
 	next_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = set_up_shared_memory;
 	BufferAgentRegister();
+	Tier1Register();
+	WarmUpRegister();
 	loaded = true;
 }

@@ -33,6 +33,9 @@ bool take_over;
 int remote_pool_size_mb;
 int node_timeout_ms;
 int write_mode;
+int redo_mode;
+int warm_workers;
+int tier1_interval_ms;
 char *fence_command;
 bool debug_compare;
 int kernel_cache_reads;
@@ -44,6 +47,13 @@ static int node_count;
 static const struct config_enum_entry kernel_cache_options[] = {
 	{"off", KERNEL_CACHE_READS_OFF, false},
 	{"auto", KERNEL_CACHE_READS_AUTO, false},
+	{NULL, 0, false},
+};
+
+static const struct config_enum_entry redo_options[] = {
+	{"skip", REDO_SKIP, false},
+	{"plain", REDO_PLAIN, false},
+	{"compare", REDO_COMPARE, false},
 	{NULL, 0, false},
 };
 
@@ -342,11 +352,31 @@ define_write_back_settings(void)
 							   &fence_command, "", PGC_SIGHUP, 0, check_fence_command, NULL, NULL);
 }
 
+static void
+define_recovery_settings(void)
+{
+	DefineCustomIntVariable(
+		"legobase.tier1_interval",
+		"Time between two tier-1 checkpoints, each of which brings all changes to remote memory.",
+		"0 switches them off. Only where pages are written back.", &tier1_interval_ms, 1000, 0,
+		3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomEnumVariable(
+		"legobase.redo", "What recovery after a crash does about pages in remote memory.",
+		"skip: WAL records that these pages have already are skipped. plain: everything is redone. "
+		"compare: everything is redone, and the pages are compared.",
+		&redo_mode, REDO_SKIP, redo_options, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"legobase.warm_workers",
+		"Workers that read back, after a restart, what was in shared_buffers before.",
+		"0 switches that off.", &warm_workers, 2, 0, 16, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
 void
 settings_define(void)
 {
 	define_server_settings();
 	define_write_back_settings();
+	define_recovery_settings();
 	guard_fsync();
 	DefineCustomBoolVariable("legobase.debug_compare",
 							 "Compare each page that comes from remote memory with the file.", NULL,

@@ -22,17 +22,27 @@ typedef enum WriteMode
 	WRITE_MODE_WRITEBACK     /* as auto; says so when it can't be done */
 } WriteMode;
 
+typedef enum RedoMode
+{
+	REDO_SKIP,   /* skip what the pages in remote memory have already */
+	REDO_PLAIN,  /* redo everything */
+	REDO_COMPARE /* redo everything, and compare with the pages in remote memory */
+} RedoMode;
+
 /* Fixed at server start */
 extern char *memory_nodes_setting;
 extern int embedded_memory_mb;
 extern int max_remote_pool_size_mb; /* as set: -1 means "by the kind of node" */
 extern bool take_over;
+extern int redo_mode; /* RedoMode */
+extern int warm_workers;
 
 /* Changed by reload */
 extern int remote_pool_size_mb; /* as set: -1 means "the maximum" */
 extern int node_timeout_ms;
 extern int write_mode; /* WriteMode */
 extern char *fence_command;
+extern int tier1_interval_ms; /* 0: off */
 
 /* Per session */
 extern bool debug_compare;

@@ -1,7 +1,7 @@
 /*
  * lb_wire.c
  *	  Encoding and decoding of messages. docs/protocol.md has the same as tables of bytes.
- * (lb_wire_flush.c has the messages about storage and flushing.)
+ * (lb_wire_flush.c has the messages about storage and flushing, lb_wire_reload.c those about coming back.)
  */
 #include <assert.h>
 #include <string.h>
@@ -34,6 +34,9 @@
 #define FLUSH_STATE_MAX (57 + LB_MESSAGE_MAX)
 #define SLAB_KEEP_MAX LB_KEEP_BYTES_MAX
 #define STORAGE_LOAD_SIZE 8
+#define CONTROL_SIZE 44
+#define RELOAD_SIZE 8
+#define RELOAD_REPLY_MAX (CONTROL_SIZE + 17 + 53 * LB_RELOAD_MAX)
 
 static const struct
 {
@@ -69,9 +72,14 @@ static const struct
 	[LB_FLUSH_STATE] = {"FLUSH_STATE", FLUSH_STATE_MAX, 0, 0},
 	[LB_SLAB_KEEP] = {"SLAB_KEEP", SLAB_KEEP_MAX, 0, 0},
 	[LB_STORAGE_LOAD] = {"STORAGE_LOAD", STORAGE_LOAD_SIZE, 0, 0},
+	[LB_CONTROL] = {"CONTROL", CONTROL_SIZE, 0, 0},
+	[LB_CONTROLLED] = {"CONTROLLED", 0, 0, 0},
+	[LB_RELOAD] = {"RELOAD", RELOAD_SIZE, 0, 0},
+	[LB_RELOAD_REPLY] = {"RELOAD_REPLY", RELOAD_REPLY_MAX, 0, 0},
 };
 
-_Static_assert(PUSH_MAX <= LB_BODY_MAX, "every body fits LB_BODY_MAX");
+_Static_assert(PUSH_MAX <= LB_BODY_MAX && RELOAD_REPLY_MAX <= LB_BODY_MAX,
+			   "every body fits LB_BODY_MAX");
 
 static const char *const error_names[] = {
 	[LB_ERR_NONE] = "none",           [LB_ERR_VERSION] = "version",

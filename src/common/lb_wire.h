@@ -23,7 +23,7 @@
 #include "lb_page.h"
 
 #define LB_WIRE_MAGIC UINT32_C(0x3142474c) /* "LGB1" as bytes on the wire */
-#define LB_PROTOCOL_VERSION 2
+#define LB_PROTOCOL_VERSION 3
 
 #define LB_HEADER_SIZE 32
 #define LB_BODY_MAX 16384 /* bytes */
@@ -72,6 +72,10 @@ typedef enum lb_frame_type
 	LB_FLUSH_STATE = 25,   /* node: how flushing gets on, or why it does not */
 	LB_SLAB_KEEP = 26, /* agent, after resuming: I know these slabs, free the others; no answer */
 	LB_STORAGE_LOAD = 27, /* agent: how long reads from storage take just now; no answer */
+	LB_CONTROL = 28,      /* agent: which checkpoints the pages here are good for */
+	LB_CONTROLLED = 29,   /* answer */
+	LB_RELOAD = 30,       /* agent, in a new life of its server: what is in the slots? */
+	LB_RELOAD_REPLY = 31, /* answer: some of it, and where to go on */
 	LB_FRAME_TYPES        /* one more than the last */
 } lb_frame_type;
 
@@ -121,10 +125,13 @@ typedef struct lb_hello
 	uint64_t epoch;
 	uint64_t token; /* backend: the one its agent's WELCOME had; agent: of its last WELCOME, or 0 */
 	uint64_t
-		resume; /* agent: the incarnation whose memory it wants to go on with; 0: begin empty */
+		resume; /* agent: the incarnation whose memory it wants to go on with, or LB_RESUME_LIFE; 0: begin empty */
 	char holder[LB_HOLDER_MAX +
 				1]; /* agent: who it is, for people: "host:port, process N, /data/directory" */
 } lb_hello;
+
+/* HELLO's resume, without a token: a new life of the server wants whatever its former life has left (RELOAD). */
+#define LB_RESUME_LIFE UINT64_MAX
 
 typedef struct lb_welcome
 {
@@ -303,6 +310,49 @@ typedef struct lb_storage_load
 } lb_storage_load;
 
 /*
+ * CONTROL: docs/recovery.md, section 2. The node keeps it for as long as it keeps the tenant's memory, and looks at nothing in it. All
+ * zero: nothing was told.
+ */
+typedef struct lb_control
+{
+	uint64_t completed;  /* redo point of the last completed checkpoint ... */
+	uint64_t pending;    /* ... and of the one that is about to complete */
+	uint64_t tier1;      /* L1 */
+	uint32_t checksums;  /* pg_control's data_checksum_version */
+	uint8_t boot_id[16]; /* of the compute node's kernel */
+} lb_control;
+
+#define LB_RELOAD_MAX 300 /* slots in one RELOAD_REPLY */
+
+typedef enum lb_slot_kind
+{
+	LB_SLOT_CLEAN = 1,   /* pushed clean */
+	LB_SLOT_FLUSHED = 2, /* pushed dirty, written and synced by the node */
+	LB_SLOT_DIRTY = 3
+} lb_slot_kind;
+
+typedef struct lb_reload_slot
+{
+	lb_slot_ref slot;
+	lb_page_tag tag;
+	uint64_t version;
+	uint64_t checksum;
+	uint64_t
+		lsn; /* in the page's header: its first two 32-bit words, in the machine's byte order, high word first */
+	uint8_t kind; /* lb_slot_kind */
+} lb_reload_slot;
+
+typedef struct lb_reload_reply
+{
+	lb_control control;
+	uint32_t slab_pages; /* 0: there are no slabs */
+	bool more;           /* else this was the last part ... */
+	lb_slot_ref next;    /* ... if so: what to ask for next */
+	uint32_t count;      /* slots that are not empty; may be 0 */
+	lb_reload_slot slots[LB_RELOAD_MAX];
+} lb_reload_reply;
+
+/*
  * Frames. encode_header computes the checksum over header and body and writes LB_HEADER_SIZE bytes. decode_header checks
  * magic, type and lengths (body and bulk at most what this type may have), not the checksum, because the body may not be
  * there yet; frame_intact checks it when it is.
@@ -333,9 +383,12 @@ extern size_t lb_encode_fence(uint8_t *out, const lb_fence *fence);
 extern size_t lb_encode_flush_state(uint8_t *out, const lb_flush_state *state);
 extern size_t lb_encode_slab_keep(uint8_t *out, const lb_slab_keep *keep);
 extern size_t lb_encode_storage_load(uint8_t *out, const lb_storage_load *load);
+extern size_t lb_encode_control(uint8_t *out, const lb_control *control);
+extern size_t lb_encode_reload(uint8_t *out, const lb_slot_ref *from); /* begin with {0, 0} */
+extern size_t lb_encode_reload_reply(uint8_t *out, const lb_reload_reply *reply);
 
-/* Decoders: false for anything that is not exactly one well-formed body. PING, PONG, STATUS, FLUSH and
- * FENCED have an empty one. */
+/* Decoders: false for anything that is not exactly one well-formed body. PING, PONG, STATUS, FLUSH,
+ * FENCED and CONTROLLED have an empty one. */
 extern bool lb_decode_hello(const uint8_t *in, size_t length, lb_hello *hello);
 extern bool lb_decode_welcome(const uint8_t *in, size_t length, lb_welcome *welcome);
 extern bool lb_decode_error(const uint8_t *in, size_t length, lb_error *error);
@@ -356,6 +409,9 @@ extern bool lb_decode_fence(const uint8_t *in, size_t length, lb_fence *fence);
 extern bool lb_decode_flush_state(const uint8_t *in, size_t length, lb_flush_state *state);
 extern bool lb_decode_slab_keep(const uint8_t *in, size_t length, lb_slab_keep *keep);
 extern bool lb_decode_storage_load(const uint8_t *in, size_t length, lb_storage_load *load);
+extern bool lb_decode_control(const uint8_t *in, size_t length, lb_control *control);
+extern bool lb_decode_reload(const uint8_t *in, size_t length, lb_slot_ref *from);
+extern bool lb_decode_reload_reply(const uint8_t *in, size_t length, lb_reload_reply *reply);
 
 /* For people: "PUSH", "epoch"; never null. */
 extern const char *lb_frame_type_name(unsigned type);

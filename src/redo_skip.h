@@ -1,0 +1,39 @@
+/*
+ * redo_skip.h
+ *	  Redo that skips records whose pages are in remote memory in a state that has them already (docs/recovery.md, section 6).
+ */
+#ifndef LEGOBASE_REDO_SKIP_H
+#define LEGOBASE_REDO_SKIP_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+
+/* Of this life's redo; all zero if there was none. */
+typedef struct RedoFigures
+{
+	bool running;
+	bool finished;
+	uint64 records;       /* given to the wrapped resource managers, and all others */
+	uint64 skipped;       /* of these */
+	uint64 bytes;         /* of WAL read */
+	uint64 bytes_skipped; /* of the records skipped */
+	uint64 compared;      /* legobase.redo = compare: pages compared ... */
+	uint64 different;     /* ... and found to be different */
+	XLogRecPtr start;
+	XLogRecPtr end; /* of the last record seen */
+	TimestampTz started;
+	uint64 elapsed_us;
+} RedoFigures;
+
+extern Size RedoSkipShmemSize(void);
+extern void RedoSkipShmemInit(void);
+
+/* From _PG_init: wraps the resource managers' functions. */
+extern void RedoSkipInstall(void);
+
+/* A consistent copy is not promised while redo runs. */
+extern void RedoSkipGetFigures(RedoFigures *figures);
+
+#endif /* LEGOBASE_REDO_SKIP_H */
