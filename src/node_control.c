@@ -3,15 +3,11 @@
  *	  Naming checkpoints to a memory node: rule C1 of docs/recovery.md.
  *
  * A redo point may be named when the node has been told of everything that was unlinked before that checkpoint's buffers were all
- * written. That is in the past when the redo points are taken. Afterwards each entry of the node is looked at until there was a
- * moment at which the node had nothing in its slot but what the directory says:
+ * written. That is in the past when the redo points are taken. Afterwards each entry of the node's slabs is asked once for what there is to
+ * release (PageDirectoryTakeRelease): what is in its slot and was unlinked, also if the slot is reserved, pinned, or a push to it is still
+ * under way. CONTROL follows these RELEASEs on the same connection.
  *
- *	  linked, not in flight	  the node has just that page. If it is unlinked later, that concerns later checkpoints
- *	  free, node holds		  RELEASE is sent
- *	  free					  RELEASE has been sent, over this connection: what may have been lost with another was reconciled
- *	  anything else			  pinned, reserved, in flight: the node may still have what was in the slot before. Looked at again
- *
- * CONTROL follows the RELEASEs on the same connection. It says nothing of pushes that are answered later.
+ * RELEASEs that were sent over a connection that broke may not have arrived: after resuming all are taken and sent again.
  */
 #include "postgres.h"
 
@@ -22,31 +18,39 @@
 #include "slab_table.h"
 
 #define SCAN_ENTRIES 65536 /* looked at in one go */
-#define BUSY_MS 5          /* between looks at entries that were in use */
 #define TIER1_MS 1000      /* between two CONTROLs for the sake of L1 */
+
+static bool
+is_of_node(const NodeLink *link, uint32 slab)
+{
+	uint32 node_slab;
+
+	return SlabTableState(slab) != SLAB_UNUSED && SlabTableNodeOf(slab, &node_slab) == link->node;
+}
 
 void
 control_attached(NodeLink *link, bool resumed)
 {
+	uint32 pages = SlabTablePages();
+
 	memset(&link->control, 0, sizeof(link->control));
-	link->control.reconciled = !resumed;
+	for (uint32 slab = 0; resumed && slab < SlabTableCount(); slab++)
+	{
+		if (is_of_node(link, slab))
+			PageDirectoryReleaseAgain(slab * pages, (slab + 1) * pages);
+	}
 }
 
 /* ---- the scan ---- */
 
-/* Does the node know what is in the slot, or is a RELEASE under way? */
-static bool
-is_known(NodeLink *link, uint32 entry, lb_release_batch *batch)
+/* The RELEASE goes out before any further PUSH: whoever begins a batch ends it. */
+static void
+release_entry(NodeLink *link, uint32 entry, lb_release_batch *batch)
 {
 	uint64 version;
-	uint32 node_slab;
-	uint32 slab = entry / SlabTablePages();
 
-	/* Its slab may have been returned since. */
-	if (SlabTableState(slab) == SLAB_UNUSED || SlabTableNodeOf(slab, &node_slab) != link->node)
-		return true;
 	if (!PageDirectoryTakeRelease(entry, &version))
-		return PageDirectoryNodeKnows(entry);
+		return;
 	(void) SlabTableSlot(entry, &batch->slots[batch->count]);
 	batch->versions[batch->count] = version;
 	if (++batch->count == LB_BATCH_MAX)
@@ -54,7 +58,6 @@ is_known(NodeLink *link, uint32 entry, lb_release_batch *batch)
 		NodeLinkRelease(link, batch);
 		batch->count = 0;
 	}
-	return true;
 }
 
 /* Nothing waits to be sent: a scan must never fill up the connection. */
@@ -64,64 +67,31 @@ can_release(const NodeLink *link)
 	return link->stream != NULL && !lb_stream_wants_write(link->stream);
 }
 
-static void
-look_at_busy(NodeLink *link, lb_release_batch *batch)
-{
-	LinkControl *control = &link->control;
-	uint32 left = 0;
-	uint32 looked;
-
-	for (looked = 0; looked < control->busy_count && can_release(link); looked++)
-	{
-		if (!is_known(link, control->busy[looked], batch))
-			control->busy[left++] = control->busy[looked];
-	}
-	/* A break has emptied the list. */
-	if (link->stream == NULL)
-		return;
-	memmove(control->busy + left, control->busy + looked,
-			(control->busy_count - looked) * sizeof(uint32));
-	control->busy_count -= looked - left;
-}
-
-static void
-look_on(NodeLink *link, lb_release_batch *batch)
-{
-	LinkControl *control = &link->control;
-	uint32 pages = SlabTablePages();
-	uint32 total = SlabTableEntries();
-	uint32 looked = 0;
-
-	while (control->position < total && looked < SCAN_ENTRIES &&
-		   control->busy_count < LINK_BUSY_MAX && can_release(link))
-	{
-		uint32 slab = control->position / pages;
-		uint32 node_slab;
-
-		if (SlabTableState(slab) == SLAB_UNUSED || SlabTableNodeOf(slab, &node_slab) != link->node)
-		{
-			control->position = (slab + 1) * pages;
-			continue;
-		}
-		if (!is_known(link, control->position, batch))
-			control->busy[control->busy_count++] = control->position;
-		control->position++;
-		looked++;
-	}
-}
-
 bool
 control_scan(NodeLink *link)
 {
 	LinkControl *control = &link->control;
+	uint32 pages = SlabTablePages();
+	uint32 total = SlabTableEntries();
 	lb_release_batch batch = {.count = 0};
 
-	look_at_busy(link, &batch);
-	look_on(link, &batch);
+	for (uint32 looked = 0;
+		 control->position < total && looked < SCAN_ENTRIES && can_release(link);)
+	{
+		uint32 slab = control->position / pages;
+
+		if (!is_of_node(link, slab))
+		{
+			control->position = (slab + 1) * pages;
+			continue;
+		}
+		release_entry(link, control->position, &batch);
+		control->position++;
+		looked++;
+	}
 	if (batch.count > 0 && link->stream != NULL)
 		NodeLinkRelease(link, &batch);
-	return link->stream != NULL && control->position >= SlabTableEntries() &&
-		   control->busy_count == 0;
+	return link->stream != NULL && control->position >= total;
 }
 
 /* ---- CONTROL ---- */
@@ -168,7 +138,6 @@ begin_telling(LinkControl *control)
 	ControlRecordFill(&control->record);
 	control->telling = true;
 	control->position = 0;
-	control->busy_count = 0;
 }
 
 static int
@@ -184,14 +153,8 @@ continue_telling(NodeLink *link, uint64 now)
 		send_control(link, &control->record, now);
 		return -1;
 	}
-	if (!can_release(link))
-		return -1; /* the socket tells when there is room */
-	if (control->position < SlabTableEntries() && control->busy_count < LINK_BUSY_MAX)
-	{
-		ControlRecordProgress();
-		return 0;
-	}
-	return BUSY_MS;
+	ControlRecordProgress();
+	return can_release(link) ? 0 : -1; /* the socket tells when there is room */
 }
 
 int
@@ -201,11 +164,6 @@ NodeLinkTell(NodeLink *link, uint64 now)
 
 	if (link->state != LINK_ATTACHED || control->sequence != 0 || !ControlRecordKept())
 		return -1;
-	if (!control->reconciled)
-	{
-		reload_reconcile(link);
-		return -1;
-	}
 	if (!control->telling && (!control->named || control->named_serial < ControlRecordSerial()))
 		begin_telling(control);
 	if (control->telling)

@@ -32,13 +32,12 @@
  *
  * Naming checkpoints to an attached node (docs/recovery.md, rule C1), node_control.c:
  *
- *	  reconcile	   after resuming only: what was sent over the broken connection may be lost, RELEASEs among it. The node lists its slots,
- *				   and what the directory does not have in just that version is RELEASEd
- *	  scan		   the redo points to name are taken; then each entry is looked at until there was a moment at which the node had in the
- *				   slot what the directory says, or a RELEASE is on its way
+ *	  scan		   the redo points to name are taken; then each entry is asked for what there is to release, and that is sent
  *	  control	   CONTROL is sent, CONTROLLED awaited
- *	  named		   until the next checkpoint; L1 is told with the same redo points. A break of the connection ends this state: it begins
- *				   with reconcile again
+ *	  named		   until the next checkpoint; L1 is told with the same redo points
+ *
+ * A break of the connection ends each of these: after resuming it begins with a scan, of everything that was released before as well,
+ * because RELEASEs may be lost.
  *
  * node_link.c has the frames and time limits of a link, node_attach.c attaching and resuming, node_loss.c being lost,
  * node_push.c pushing, node_flush.c proving storage, flushing and fencing, node_reload.c what the node lists, node_control.c naming
@@ -58,7 +57,6 @@
 
 #define PUSHES_OUTSTANDING 2 /* PUSH messages that may wait for their answers on one link */
 #define LINK_REASON_MAX 256
-#define LINK_BUSY_MAX 1024 /* entries that a scan has to come back to */
 
 typedef enum LinkState
 {
@@ -123,12 +121,9 @@ typedef struct LinkReload
 /* How far a node has been told which checkpoints its pages are good for. */
 typedef struct LinkControl
 {
-	bool reconciled; /* no RELEASE that was sent may be lost */
-	bool telling;    /* a scan is under way, or CONTROL was sent after one: */
+	bool telling; /* a scan is under way, or CONTROL was sent after one: */
 	lb_control record;
 	uint64 serial;
-	uint32 busy[LINK_BUSY_MAX]; /* entries that were in use */
-	uint32 busy_count;
 	uint32 position;         /* of the scan: the next entry */
 	bool named;              /* over this connection: */
 	uint64 named_serial;     /* of the checkpoint */

@@ -71,11 +71,10 @@ extern void reload_begin(NodeLink *link, const lb_welcome *welcome);
 extern void reload_tick(NodeLink *link, uint64 now);
 extern bool reload_received(NodeLink *link, const lb_frame *frame);
 extern void reload_failed(NodeLink *link, const char *reason);
-extern void reload_reconcile(NodeLink *link);
 
 /* node_control.c */
 extern void control_attached(NodeLink *link, bool resumed);
-extern bool control_scan(NodeLink *link); /* true: the node was told of every slot */
+extern bool control_scan(NodeLink *link); /* go on; true: the node was told of every slot */
 extern bool control_received(NodeLink *link, const lb_frame *frame);
 
 #endif /* LEGOBASE_NODE_LINK_INTERNAL_H */

@@ -1,11 +1,10 @@
 /*
  * node_reload.c
- *	  What a memory node has in its slots: listed at the start of a life of the server, to go on with it (docs/recovery.md, sections 3 and
- *	  4), and after a connection was resumed, to find out which RELEASEs were lost.
+ *	  At the start of a life of the server a memory node lists what it has kept of the former one (docs/recovery.md, sections 3 and 4).
  *
- * One RELOAD is under way at a time; each must be answered within node_timeout. In the first case a slot is put into the directory, or
- * released, when it is listed, by the rules that concern the slot alone; pool_reload.c has the rules that concern files. Whatever goes
- * wrong discards all of the node: its pages are taken out of the directory again, and it is attached to anew, empty.
+ * One RELOAD is under way at a time; each must be answered within node_timeout. A slot is put into the directory, or released, when it is
+ * listed, by the rules that concern the slot alone; pool_reload.c has the rules that concern files. Whatever goes wrong discards all of
+ * the node: its pages are taken out of the directory again, and it is attached to anew, empty.
  */
 #include "postgres.h"
 
@@ -108,8 +107,6 @@ makes_sense(const NodeLink *link, const lb_reload_reply *reply)
 	return !reply->more ||
 		   (is_before(&link->reload_from, &reply->next) && !is_before(&reply->next, &next));
 }
-
-/* ---- the former life ---- */
 
 void
 reload_begin(NodeLink *link, const lb_welcome *welcome)
@@ -254,7 +251,7 @@ take_slots(NodeLink *link, const lb_reload_reply *reply)
 }
 
 static void
-life_received(NodeLink *link, const lb_reload_reply *reply)
+listed(NodeLink *link, const lb_reload_reply *reply)
 {
 	if (!link->reload.began)
 	{
@@ -322,43 +319,6 @@ NodeLinkAttachReloaded(NodeLink *link)
 	attach_complete(link, &link->reload.welcome);
 }
 
-/* ---- after resuming ---- */
-
-void
-reload_reconcile(NodeLink *link)
-{
-	if (link->reload_sequence == 0)
-		ask(link, (lb_slot_ref){0});
-}
-
-/*
- * What the directory has linked, in this entry and version, stays; versions are never used twice, so anything else is of no use any more,
- * or will be replaced by a push, which has a higher version and comes later.
- */
-static void
-reconcile_received(NodeLink *link, const lb_reload_reply *reply)
-{
-	lb_release_batch batch = {.count = 0};
-
-	for (uint32 i = 0; i < reply->count; i++)
-	{
-		const lb_reload_slot *slot = &reply->slots[i];
-		uint32 entry = entry_of(link, &slot->slot);
-
-		if (entry != INVALID_ENTRY && PageDirectoryStillHolds(&slot->tag, entry, slot->version))
-			continue;
-		if (!add_release(link, &batch, slot))
-			return;
-	}
-	if (!end_releases(link, &batch))
-		return;
-	ControlRecordProgress();
-	if (reply->more)
-		ask(link, reply->next);
-	else
-		link->control.reconciled = true;
-}
-
 bool
 reload_received(NodeLink *link, const lb_frame *frame)
 {
@@ -368,7 +328,6 @@ reload_received(NodeLink *link, const lb_frame *frame)
 		!lb_decode_reload_reply(frame->body, frame->header.body_length, &reply))
 		return false;
 	link->reload_sequence = 0;
-	/* Slots of slabs of another size can't be made sense of, but then there is a better reason to discard them. */
 	if (!makes_sense(link, &reply))
 		return false;
 	if (link->state == LINK_RELOADING)

@@ -475,13 +475,3 @@ PageDirectoryTakeRelease(uint32 number, uint64 *version)
 	/* Had it been used and freed again meanwhile, the version would be too old, and the node would ignore the release. */
 	return pg_atomic_compare_exchange_u32(&entry->state, &state, state & ~NODE_HOLDS);
 }
-
-bool
-PageDirectoryNodeKnows(uint32 number)
-{
-	uint32 state = pg_atomic_read_u32(&page_entries[number].state);
-
-	if (state & LINKED)
-		return !(state & IN_FLIGHT);
-	return REFS(state) == 0 && !(state & NODE_HOLDS);
-}

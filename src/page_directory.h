@@ -223,10 +223,4 @@ extern uint32 PageDirectoryUsed(void);
  */
 extern bool PageDirectoryTakeRelease(uint32 entry, uint64 *version);
 
-/*
- * Agent: does the entry's node have in the slot just what the entry says: the linked page, or nothing that it was not told to release?
- * False of entries that are reserved, in flight, or unlinked and pinned.
- */
-extern bool PageDirectoryNodeKnows(uint32 entry);
-
 #endif /* LEGOBASE_PAGE_DIRECTORY_H */
