@@ -330,11 +330,6 @@ reload_received(NodeLink *link, const lb_frame *frame)
 	link->reload_sequence = 0;
 	if (!makes_sense(link, &reply))
 		return false;
-	if (link->state == LINK_RELOADING)
-		life_received(link, &reply);
-	else if (reply.slab_pages != 0 && reply.slab_pages != SlabTablePages())
-		return false;
-	else
-		reconcile_received(link, &reply);
+	listed(link, &reply);
 	return true;
 }
