@@ -22,13 +22,16 @@
 #include "utils/wait_event.h"
 
 #include "buffer_agent.h"
+#include "checkpoint_sync.h"
 #include "comm_buffer.h"
+#include "control_record.h"
 #include "embedded_node.h"
 #include "lb_clock.h"
 #include "node_link.h"
 #include "node_table.h"
 #include "page_directory.h"
 #include "page_fence.h"
+#include "pool_reload.h"
 #include "pool_size.h"
 #include "settings.h"
 #include "slab_table.h"
@@ -78,6 +81,7 @@ become_agent(lb_status *status)
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	const lb_uri *uris;
 	bool good;
+	bool life_wanted;
 
 	/* Should a host name have to be looked up: a resolver that does not answer must not hold us up for long. */
 	setenv("RES_OPTIONS", "timeout:1 attempts:1", 0);
@@ -89,8 +93,9 @@ become_agent(lb_status *status)
 			uris = embedded_node_uri();
 		else
 			settings_node_uris(&uris);
+		life_wanted = PoolReloadBegin(IsBackgroundWorker);
 		for (int i = 0; i < link_count; i++)
-			NodeLinkInit(&links[i], i, &uris[i], &instance);
+			NodeLinkInit(&links[i], i, &uris[i], &instance, life_wanted);
 		CommBufferRecover(recover_push);
 		before_shmem_exit(agent_exit, (Datum) 0);
 		CommBufferSetAgent(MyLatch);
@@ -235,6 +240,26 @@ report_storage_load(void)
 		NodeLinkStorageLoad(&links[i], &load);
 }
 
+/* Name checkpoints to the nodes. Returns in how many milliseconds there is more to do, at most wait_ms. */
+static long
+tell_checkpoints(uint64 now, long wait_ms)
+{
+	uint64 serial = ControlRecordSerial();
+	bool told = true;
+
+	for (int i = 0; i < link_count; i++)
+	{
+		int due_ms = NodeLinkTell(&links[i], now);
+
+		if (due_ms >= 0)
+			wait_ms = Min(wait_ms, due_ms);
+		told = told && NodeLinkTold(&links[i], serial);
+	}
+	if (told)
+		ControlRecordTold(serial);
+	return wait_ms;
+}
+
 /* The time-driven part of the loop. Returns how long it may sleep. */
 static long
 tick(void)
@@ -255,11 +280,12 @@ tick(void)
 		if (IsBackgroundWorker || links[i].state != LINK_WAITING)
 			NodeLinkTick(&links[i], now);
 	}
-	busy = PoolSizeTick(links, link_count, now);
+	busy = !PoolReloadRunning() && PoolSizeTick(links, link_count, now);
 	for (int i = 0; i < link_count; i++)
 	{
 		bool wanted_soon = links[i].state == LINK_DRAINING || links[i].state == LINK_CONNECTING ||
-						   links[i].state == LINK_RESUMING || NodeTableState(i) == NODE_SUSPECT;
+						   links[i].state == LINK_RESUMING || links[i].state == LINK_RELOADING ||
+						   NodeTableState(i) == NODE_SUSPECT;
 
 		busy = busy || wanted_soon || (links[i].state == LINK_WAITING && links[i].failures < 4);
 	}
@@ -324,6 +350,8 @@ serve(long wait_ms)
 	MemoryContext caller = MemoryContextSwitchTo(loop_context);
 
 	MemoryContextReset(loop_context);
+	if (ControlRecordKept())
+		(void) CheckpointSyncRegister(); /* until there is room for it */
 	WriteBackPanicIfAsked();
 	distribute_pushes();
 	send_fences();
@@ -332,14 +360,20 @@ serve(long wait_ms)
 		interval = tick();
 		next_tick = now + (uint64) interval * 1000000;
 	}
-	if (now >= next_second)
+	if (PoolReloadRunning())
+		wait_ms = Min(wait_ms, PoolReloadStep(links, link_count, now));
+	else
 	{
-		release_slots();
-		report_storage_load();
-		next_second = now + UINT64_C(1000000000);
+		if (now >= next_second)
+		{
+			release_slots();
+			report_storage_load();
+			next_second = now + UINT64_C(1000000000);
+		}
+		if (request_flushing(now))
+			wait_ms = Min(wait_ms, FLUSH_MS);
+		wait_ms = tell_checkpoints(now, wait_ms);
 	}
-	if (request_flushing(now))
-		wait_ms = Min(wait_ms, FLUSH_MS);
 	wait_for_work(Min(wait_ms, lb_ms_until(next_tick)));
 	MemoryContextSwitchTo(caller);
 }
@@ -464,6 +498,18 @@ BufferAgentAssist(int wait_ms)
 		serve(wait_ms);
 	else
 		pg_usleep(wait_ms * 1000L);
+}
+
+/*
+ * While FatalError is set, maybe_start_bgworkers() of postmaster.c not only starts nothing but forgets that there was something to start;
+ * the startup process's PMSIGNAL_RECOVERY_STARTED ends that, but starts no worker either. A change of the list of workers, which there need
+ * not be, does.
+ */
+void
+BufferAgentSummon(void)
+{
+	if (IsUnderPostmaster)
+		SendPostmasterSignal(PMSIGNAL_BACKGROUND_WORKER_CHANGE);
 }
 
 void

@@ -14,7 +14,10 @@ extern void CheckpointSyncShmemInit(void);
 /* From _PG_init: put our handler into the server's table of sync handlers. Refuses to start where that can't be done. */
 extern void CheckpointSyncInstall(void);
 
-/* Agent, before the first node is proven: from now on the handler runs in every checkpoint. */
+/*
+ * Agent: from now on the handler runs in every checkpoint. Needed before the first node is proven, and for naming checkpoints to the nodes.
+ * False if the checkpointer's queue is full: try again. Once it has succeeded it does nothing.
+ */
 extern bool CheckpointSyncRegister(void);
 
 /*

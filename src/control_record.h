@@ -19,7 +19,10 @@ extern void ControlRecordShmemInit(void);
 /* Is the pool kept across restarts at all? Not with fsync off or wal_level minimal. */
 extern bool ControlRecordKept(void);
 
-/* The redo point of pg_control when shared memory was made (0: unknown), and whether the server had been shut down then. */
+/*
+ * The redo point of pg_control when shared memory was made, and whether the server had been shut down then. 0: not known, or recovery
+ * does not begin there, because there is a backup_label.
+ */
 extern XLogRecPtr ControlRecordRedoAtStart(void);
 extern bool ControlRecordWasShutDown(void);
 
@@ -31,16 +34,18 @@ extern bool ControlRecordSameBoot(const lb_control *record);
 
 /*
  * Checkpointer, at the end of its sync handler: name this checkpoint's redo point (GetRedoRecPtr) to all attached nodes, and wait until it is
- * done, at most twice node_timeout. A node that it can't be told to keeps its old record: no error. Raises no ERROR.
+ * done; given up when nothing gets on for twice node_timeout. A node that it can't be told to keeps its old record: no error. Raises no
+ * ERROR.
  */
 extern void ControlRecordTellCheckpoint(void);
 
 /*
- * Agent. The serial rises with each checkpoint that is to be named; fill gives what to tell now. Told: all nodes that can be told have been, up to this
- * serial.
+ * Agent. The serial rises with each checkpoint that is to be named; fill gives what to tell now, and is taken after the serial. Told: all
+ * nodes that can be told have been, up to this serial. Progress: telling gets on.
  */
 extern uint64 ControlRecordSerial(void);
 extern void ControlRecordFill(lb_control *record);
+extern void ControlRecordProgress(void);
 extern void ControlRecordTold(uint64 serial);
 
 /* Tier-1 checkpointer: L1. Any process: read it (0: none in this life). */

@@ -3,7 +3,8 @@
  *	  Attaching to a memory node, and resuming an attachment whose connection broke.
  *
  * A new attachment begins with nothing: the node frees whatever it had of this instance. To resume, HELLO names the
- * incarnation whose memory we want to go on with; the node either says that all of it is there, or it is lost.
+ * incarnation whose memory we want to go on with; the node either says that all of it is there, or it is lost. A new life of the server
+ * asks for whatever its former life has left (node_reload.c), in its first attempt alone: whoever waits for the gate waits for that.
  */
 #include "postgres.h"
 
@@ -35,6 +36,7 @@ link_retry_later(NodeLink *link, int at_least_ms)
 	int ms = Min(RETRY_MS_MIN << Min(link->failures, 10), RETRY_MS_MAX);
 
 	link->failures++;
+	link->life_wanted = false;
 	link->state = LINK_WAITING;
 	link->next_attempt = lb_now_ns() + (uint64) Max(ms, at_least_ms) * MS_NS;
 }
@@ -151,6 +153,8 @@ make_hello(NodeLink *link, lb_role role, lb_hello *hello)
 	hello->token = link->token;
 	if (role == LB_ROLE_AGENT && link->state == LINK_RESUMING)
 		hello->resume = link->incarnation;
+	else if (role == LB_ROLE_AGENT && link->life_wanted)
+		hello->resume = LB_RESUME_LIFE;
 	if (gethostname(host, sizeof(host)) != 0)
 		strlcpy(host, "unknown host", sizeof(host));
 	host[sizeof(host) - 1] = '\0';
@@ -199,8 +203,8 @@ pass_comm_buffers(NodeLink *link, lb_status *status)
 }
 
 /* Say which slabs we know. Others were granted or returned when the connection broke: the node frees them. */
-static bool
-keep_slabs(NodeLink *link, lb_status *status)
+bool
+attach_keep_slabs(NodeLink *link, lb_status *status)
 {
 	lb_slab_keep keep;
 	uint8 body[LB_BODY_MAX];
@@ -246,16 +250,18 @@ peer_process(const NodeLink *link)
 }
 
 /* The connection is made and everything told that has to be told first: the node is up. */
-static void
-set_attached(NodeLink *link, const lb_welcome *welcome)
+void
+attach_complete(NodeLink *link, const lb_welcome *welcome)
 {
 	bool resumed = link->state == LINK_RESUMING;
+	bool reloaded = link->state == LINK_RELOADED;
 	lb_hello backend_hello;
 
 	make_hello(link, LB_ROLE_BACKEND, &backend_hello);
 	link->process = peer_process(link);
 	link->state = LINK_ATTACHED;
 	link->failures = 0;
+	link->life_wanted = false;
 	link->started_at = 0;
 	link->complained = false;
 	link->complained_of_holder = false;
@@ -270,7 +276,9 @@ set_attached(NodeLink *link, const lb_welcome *welcome)
 		ereport(LOG, (errmsg("legobase: attached to memory node \"%s\", which offers " UINT64_FORMAT
 							 " MB",
 							 link->uri.text, welcome->free_pages / (1024 * 1024 / LB_PAGE_SIZE))));
-	flush_attached(link, resumed);
+	if (!reloaded)
+		flush_attached(link, resumed);
+	control_attached(link, resumed);
 }
 
 static void
@@ -299,10 +307,12 @@ welcomed(NodeLink *link, const lb_welcome *welcome)
 	link->incarnation = welcome->incarnation;
 	link->capacity_pages = welcome->capacity_pages;
 	if ((link->uri.transport == LB_TRANSPORT_SHM && !pass_comm_buffers(link, &status)) ||
-		(resuming && !keep_slabs(link, &status)))
+		(resuming && !attach_keep_slabs(link, &status)))
 		attach_failed(link, status.message);
+	else if (link->life_wanted && welcome->resumed)
+		reload_begin(link, welcome);
 	else
-		set_attached(link, welcome);
+		attach_complete(link, welcome);
 }
 
 /* Rule R10: whoever has been replaced must not go on writing. */
@@ -331,7 +341,15 @@ refused(NodeLink *link, const lb_error *error)
 	if (error->error == LB_ERR_EPOCH &&
 		StorageFenceRaiseEpoch(link->instance, error->epoch, &status))
 	{
-		/* It knows a higher epoch than our file. Ours is above it now; if there is a live holder, that will be said next. */
+		/*
+		 * It knows a higher epoch than our file. Ours is above it now; if there is a live holder, that will be said next. Each epoch is in
+		 * the file before a node hears of it: the file, and the data directory with it, are older than what the node has.
+		 */
+		if (link->life_wanted)
+			ereport(LOG,
+					(errmsg("legobase: the pages that memory node \"%s\" has kept are discarded: "
+							"they are newer than the data directory",
+							link->uri.text)));
 		link_close(link);
 		link_retry_later(link, 0);
 		return;

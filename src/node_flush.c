@@ -55,13 +55,13 @@ not_proven(NodeLink *link, const char *reason)
 static void
 proven(NodeLink *link, const char *path)
 {
-	/* In this order: whoever sees that pages may be written back can rely on the checkpoint to wait for them. */
-	if (!link->may_write && !CheckpointSyncRegister())
-	{
-		/* The checkpointer's queue is full, and the checkpointer may be waiting for us: as soon as it has room. */
-		link->storage_asked_at = lb_now_ns() - (STORAGE_RETRY_MS - STORAGE_RETRY_DIRTY_MS) * MS_NS;
+	/*
+	 * In this order: whoever sees that pages may be written back can rely on the checkpoint to wait for them. If the checkpointer's queue
+	 * is full, the checkpointer may be waiting for us: as soon as it has room.
+	 */
+	link->proof_waits = !CheckpointSyncRegister();
+	if (link->proof_waits)
 		return;
-	}
 	link->proven = link->may_write = true;
 	WriteBackSetNode(link->node, true);
 	if (link->told != TOLD_WRITE_BACK)
@@ -96,6 +96,7 @@ ask_for_proof(NodeLink *link, bool new_nonce)
 	const char *reason;
 
 	link->storage_asked_at = lb_now_ns();
+	link->proof_waits = false;
 	if (!link->may_write && !WriteBackPossible(&reason))
 	{
 		tell_write_through(link, reason);
@@ -146,6 +147,15 @@ flush_attached(NodeLink *link, bool resumed)
 	ask_for_proof(link, true);
 }
 
+/* While reloading: is it still open whether the node proves its storage? */
+bool
+flush_proof_due(NodeLink *link)
+{
+	if (link->proof_waits && CheckpointSyncRegister())
+		ask_for_proof(link, false);
+	return link->storage_sequence != 0 || link->proof_waits;
+}
+
 /* The node has refused a dirty page because it knows of no proof. */
 void
 flush_proof_void(NodeLink *link)
@@ -162,7 +172,8 @@ flush_tick(NodeLink *link, uint64 now)
 		return;
 	if (link->storage_sequence == 0)
 	{
-		if (now > link->storage_asked_at + retry_ms * MS_NS)
+		if ((link->proof_waits && CheckpointSyncRegister()) ||
+			now > link->storage_asked_at + retry_ms * MS_NS)
 			ask_for_proof(link, false);
 	}
 	else if (now > link->storage_asked_at + STORAGE_TIMEOUT_MS * MS_NS)

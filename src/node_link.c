@@ -48,7 +48,7 @@ succeed(NodeLink *link)
 }
 
 void
-NodeLinkInit(NodeLink *link, int node, const lb_uri *uri, Instance *instance)
+NodeLinkInit(NodeLink *link, int node, const lb_uri *uri, Instance *instance, bool life_wanted)
 {
 	memset(link, 0, sizeof(*link));
 	link->node = node;
@@ -57,7 +57,9 @@ NodeLinkInit(NodeLink *link, int node, const lb_uri *uri, Instance *instance)
 	link->connecting_fd = -1;
 	link->attached_or_lost_at = lb_now_ns();
 	link->queue = palloc(sizeof(Push) * CommBufferCount());
-	succeed(link);
+	link->life_wanted = life_wanted;
+	if (!life_wanted)
+		succeed(link);
 }
 
 bool
@@ -71,7 +73,7 @@ link_send(NodeLink *link, lb_frame_type type, const void *body, size_t length)
 	return false;
 }
 
-/* ---- frames of an attached node ---- */
+/* ---- frames of an attached node, or one that is being reloaded ---- */
 
 static bool
 handle_grant(NodeLink *link, const lb_frame *frame)
@@ -118,7 +120,7 @@ handle_error(NodeLink *link, const lb_frame *frame)
 }
 
 static void
-handle_attached(NodeLink *link, const lb_frame *frame)
+handle_connected(NodeLink *link, const lb_frame *frame)
 {
 	bool good = true;
 
@@ -136,10 +138,16 @@ handle_attached(NodeLink *link, const lb_frame *frame)
 		case LB_ERROR:
 			handle_error(link, frame);
 			break;
+		case LB_RELOAD_REPLY:
+			good = reload_received(link, frame);
+			break;
+		case LB_CONTROLLED:
+			good = control_received(link, frame);
+			break;
 		default:
 			good = flush_received(link, frame);
 	}
-	if (!good && link->state == LINK_ATTACHED)
+	if (!good && link_connected(link))
 		link_complained(
 			link, psprintf("it sent an unexpected %s", lb_frame_type_name(frame->header.type)));
 }
@@ -148,7 +156,7 @@ handle_attached(NodeLink *link, const lb_frame *frame)
 static void
 connection_failed(NodeLink *link, const char *reason)
 {
-	if (link->state == LINK_ATTACHED)
+	if (link_connected(link))
 		link_broken(link, reason);
 	else
 		attach_failed(link, reason);
@@ -175,8 +183,8 @@ link_receive(NodeLink *link)
 		if (frame.fd >= 0)
 			close(frame.fd);
 		link->heard_at = lb_now_ns();
-		if (link->state == LINK_ATTACHED)
-			handle_attached(link, &frame);
+		if (link_connected(link))
+			handle_connected(link, &frame);
 		else
 			attach_received(link, &frame);
 	}
@@ -245,7 +253,7 @@ NodeLinkRelease(NodeLink *link, const lb_release_batch *batch)
 {
 	uint8 body[LB_BODY_MAX];
 
-	if (link->state == LINK_ATTACHED)
+	if (link_connected(link))
 		(void) link_send(link, LB_RELEASE, body, lb_encode_release(body, batch));
 }
 
@@ -260,14 +268,16 @@ ping(NodeLink *link, uint64 now)
 	}
 }
 
-/* What does an attached node owe an answer to for too long? Null: nothing. */
+/* What does a node owe an answer to for too long? Null: nothing. */
 static const char *
 overdue(const NodeLink *link, uint64 now)
 {
 	uint64 limit = link_timeout_ns();
 
 	if ((link->sent_count > 0 && now > link->sent[0].sent_at + limit) ||
-		(link->ping_sequence != 0 && now > link->ping_at + limit))
+		(link->ping_sequence != 0 && now > link->ping_at + limit) ||
+		(link->reload_sequence != 0 && now > link->reload_at + limit) ||
+		(link->control.sequence != 0 && now > link->control.sent_at + limit))
 		return "it did not answer in time";
 	if (link->slab_request_at != 0 && now > link->slab_request_at + SLAB_TIMEOUT_MS * MS_NS)
 		return "it did not answer a request for memory in time";
@@ -282,7 +292,7 @@ check_answers(NodeLink *link, uint64 now)
 	/* The answer may be here, and we late. */
 	if (overdue(link, now))
 		link_receive(link);
-	if (link->state != LINK_ATTACHED)
+	if (!link_connected(link))
 		return;
 	if (overdue(link, now))
 		link_broken(link, overdue(link, now));
@@ -299,6 +309,9 @@ NodeLinkForgive(NodeLink *link, uint64 standstill_ns)
 	link->deadline += standstill_ns;
 	link->resume_until += standstill_ns;
 	link->storage_asked_at += standstill_ns;
+	link->reload_at += standstill_ns;
+	link->reload.proof_until += standstill_ns;
+	link->control.sent_at += standstill_ns;
 	if (link->slab_request_at != 0)
 		link->slab_request_at += standstill_ns;
 }
@@ -312,6 +325,12 @@ NodeLinkTick(NodeLink *link, uint64 now)
 		case LINK_CONNECTING:
 		case LINK_RESUMING:
 			attach_tick(link, now);
+			break;
+		case LINK_RELOADING:
+		case LINK_RELOADED:
+			check_answers(link, now);
+			if (link->state == LINK_RELOADING)
+				reload_tick(link, now);
 			break;
 		case LINK_ATTACHED:
 			check_answers(link, now);

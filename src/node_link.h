@@ -7,17 +7,41 @@
  *
  *	  waiting	   not connected; an attempt is made when its time has come
  *	  connecting   connect() is under way, or the answer to HELLO is awaited
+ *	  reloading	   the node has kept the pages of the server's former life: it proves its storage again, and lists them; they are put into
+ *				   the page directory as they come. The node is "down" for everybody else, and the gate is closed (pool_gate.h)
+ *	  reloaded	   all is listed; pool_reload.c checks it, and attaches all links when all are settled
  *	  attached	   the node is "up" or "suspect" in the node table
  *	  resuming	   the connection broke, or the agent is a successor: it is made again, to go on with what is at the node. The
  *				   node is "suspect"; its slabs stay, and so does what was queued and sent
  *	  fencing	   it could not be resumed, and something was only there: legobase.fence_command, then PANIC (rule R4)
  *	  draining	   lost: what was sent has been given up, and the node's pages are forgotten until nobody uses its slots
  *
+ *	  waiting ──> connecting ───────────> attached ──> draining ──> waiting	  (it had nothing but clean pages)
+ *		 ^			  │ │					^ │			  ^
+ *		 │			  │ └─> reloading ──┐	│ └──> resuming ──> fencing ──> PANIC
+ *		 │			  │			│		v	│		  │
+ *		 ├── failed ──┘			│	reloaded ───> ...	└──> attached
+ *		 └── discarded <────────┴───────┘
+ *
+ * Only the first attempt of the first agent in a life of the server asks for the pages of the former life (life_wanted), and only while the
+ * gate is closed. Whatever goes wrong with that attempt, or while reloading, ends it: the pages of this node are discarded, and the next
+ * attempt begins empty. So a link is *settled* when it neither wants them nor is reloading.
+ *
  * A node that has proved that it sees our data directory, and has dirty pages or may be writing a page that is being fenced, is
  * resumed; any other is drained at once, but after an end of the agent, when all that are attached are resumed.
  *
+ * Naming checkpoints to an attached node (docs/recovery.md, rule C1), node_control.c:
+ *
+ *	  scan		   the redo points to name are taken; then each entry is asked for what there is to release, and that is sent
+ *	  control	   CONTROL is sent, CONTROLLED awaited
+ *	  named		   until the next checkpoint; L1 is told with the same redo points
+ *
+ * A break of the connection ends each of these: after resuming it begins with a scan, of everything that was released before as well,
+ * because RELEASEs may be lost.
+ *
  * node_link.c has the frames and time limits of a link, node_attach.c attaching and resuming, node_loss.c being lost,
- * node_push.c pushing, node_flush.c proving storage, flushing and fencing.
+ * node_push.c pushing, node_flush.c proving storage, flushing and fencing, node_reload.c what the node lists, node_control.c naming
+ * checkpoints.
  *
  * All functions run in the agent's process and never block, but for the resolver of nodes that are named by host name. They
  * raise no ERROR; they PANIC when another server has taken the instance over (rule R10), and when a node is lost that had the
@@ -38,6 +62,8 @@ typedef enum LinkState
 {
 	LINK_WAITING,
 	LINK_CONNECTING,
+	LINK_RELOADING,
+	LINK_RELOADED,
 	LINK_ATTACHED,
 	LINK_RESUMING,
 	LINK_FENCING,
@@ -78,6 +104,33 @@ typedef enum ToldMode
 	TOLD_WRITE_THROUGH,
 	TOLD_WRITE_BACK
 } ToldMode;
+
+/* What a node has listed of the server's former life. */
+typedef struct LinkReload
+{
+	lb_welcome welcome; /* for when it is attached */
+	lb_control control; /* the node's record */
+	bool began;         /* the record has come, and is good */
+	bool listed;        /* all of it has come */
+	bool warned;        /* of dirty pages that can't be */
+	uint64 proof_until; /* without a proof of storage by then, it goes on without */
+	uint64 pages;       /* listed */
+	uint64 discarded;   /* of these */
+} LinkReload;
+
+/* How far a node has been told which checkpoints its pages are good for. */
+typedef struct LinkControl
+{
+	bool telling; /* a scan is under way, or CONTROL was sent after one: */
+	lb_control record;
+	uint64 serial;
+	uint32 position;         /* of the scan: the next entry */
+	bool named;              /* over this connection: */
+	uint64 named_serial;     /* of the checkpoint */
+	lb_control named_record; /* as it was sent last */
+	uint64 sequence;         /* of the CONTROL that waits for its answer, or 0 */
+	uint64 sent_at;
+} LinkControl;
 
 typedef struct NodeLink
 {
@@ -128,6 +181,7 @@ typedef struct NodeLink
 	uint64 storage_sequence; /* of the STORAGE that waits for its answer, or 0 */
 	uint64 storage_asked_at;
 	uint64 nonce_number; /* which of our nonces was in place when we asked */
+	bool proof_waits;    /* for room in the checkpointer's queue */
 	SentFence fences[FENCE_REQUESTS];
 
 	uint64 ping_sequence; /* of the PING that waits for its answer, or 0 */
@@ -136,13 +190,33 @@ typedef struct NodeLink
 	uint64 heard_at;
 	uint64 slab_request_at;     /* a SLAB_REQUEST waits since then, or 0 */
 	uint64 refused_slabs_until; /* the node had no more memory for us; ask again then */
+
+	bool life_wanted;       /* the next attempt asks for the pages of the server's former life */
+	uint64 reload_sequence; /* of the RELOAD that waits for its answer, or 0 */
+	uint64 reload_at;
+	lb_slot_ref reload_from; /* where it began */
+	uint32 slab_found;       /* the slab of the slot that was looked up last */
+	LinkReload reload;
+	LinkControl control;
 } NodeLink;
 
 /*
- * The first agent after shared memory was made begins with nothing; a successor goes on with the node's pages, if it was
- * attached, or goes on forgetting them.
+ * The first agent after shared memory was made begins with nothing, or, life_wanted, with what the node has kept of the server's former life; a
+ * successor goes on with the node's pages, if it was attached, or goes on forgetting them.
  */
-extern void NodeLinkInit(NodeLink *link, int node, const lb_uri *uri, Instance *instance);
+extern void NodeLinkInit(NodeLink *link, int node, const lb_uri *uri, Instance *instance,
+						 bool life_wanted);
+
+/* Nothing of the former life is to be expected from this node any more, but for what it has listed. */
+extern bool NodeLinkSettled(const NodeLink *link);
+
+/*
+ * A reloaded link: say which slabs are kept; then, again and again until it returns true, send RELEASE for what was discarded in them; then
+ * it is attached. If the connection breaks meanwhile it is not reloaded any more, and its pages are discarded.
+ */
+extern bool NodeLinkKeepSlabs(NodeLink *link);
+extern bool NodeLinkReleaseDiscarded(NodeLink *link);
+extern void NodeLinkAttachReloaded(NodeLink *link);
 
 /* Do what time asks for: attempts, time limits, pings, storage proofs, forgetting the pages of a lost node. */
 extern void NodeLinkTick(NodeLink *link, uint64 now);
@@ -186,6 +260,15 @@ extern void NodeLinkRelease(NodeLink *link, const lb_release_batch *batch);
  */
 extern void NodeLinkWishFlush(NodeLink *link, uint64 now);
 extern void NodeLinkFlush(NodeLink *link, uint64 now);
+
+/*
+ * Name the checkpoints that are to be named, as far as that is possible just now; call it again and again. Returns in how many milliseconds
+ * there is more to do, unless something comes from the node before; -1: nothing to do.
+ */
+extern int NodeLinkTell(NodeLink *link, uint64 now);
+
+/* Has the node been told up to this serial, or is it not attached any more? */
+extern bool NodeLinkTold(const NodeLink *link, uint64 serial);
 
 /* Tell the node how long our own reads from storage take. */
 extern void NodeLinkStorageLoad(NodeLink *link, const lb_storage_load *load);

@@ -15,6 +15,14 @@
 #define LINK_OUTPUT_LIMIT \
 	(PUSHES_OUTSTANDING * (LB_BULK_MAX + LB_BODY_MAX + LB_HEADER_SIZE) + 65536)
 
+/* Is there a connection over which more than HELLO has gone? */
+static inline bool
+link_connected(const NodeLink *link)
+{
+	return link->state == LINK_ATTACHED || link->state == LINK_RELOADING ||
+		   link->state == LINK_RELOADED;
+}
+
 static inline uint64
 link_timeout_ns(void)
 {
@@ -30,6 +38,8 @@ extern void attach_tick(NodeLink *link, uint64 now);
 extern void attach_greet(NodeLink *link);
 extern void attach_received(NodeLink *link, const lb_frame *frame);
 extern void attach_failed(NodeLink *link, const char *reason);
+extern bool attach_keep_slabs(NodeLink *link, lb_status *status);
+extern void attach_complete(NodeLink *link, const lb_welcome *welcome);
 extern void link_retry_later(NodeLink *link, int at_least_ms);
 extern void link_panic_replaced(const NodeLink *link, const lb_error *error)
 	pg_attribute_noreturn();
@@ -51,8 +61,20 @@ extern void push_give_up_all(NodeLink *link);
 
 /* node_flush.c. Handlers return false for a frame that makes no sense. */
 extern void flush_attached(NodeLink *link, bool resumed);
+extern bool flush_proof_due(NodeLink *link); /* an answer, or room for a request, is waited for */
 extern void flush_tick(NodeLink *link, uint64 now);
 extern void flush_proof_void(NodeLink *link);
 extern bool flush_received(NodeLink *link, const lb_frame *frame);
+
+/* node_reload.c. reload_begin: the node has the pages of the former life. reload_failed: they are discarded; attach anew. */
+extern void reload_begin(NodeLink *link, const lb_welcome *welcome);
+extern void reload_tick(NodeLink *link, uint64 now);
+extern bool reload_received(NodeLink *link, const lb_frame *frame);
+extern void reload_failed(NodeLink *link, const char *reason);
+
+/* node_control.c */
+extern void control_attached(NodeLink *link, bool resumed);
+extern bool control_scan(NodeLink *link); /* go on; true: the node was told of every slot */
+extern bool control_received(NodeLink *link, const lb_frame *frame);
 
 #endif /* LEGOBASE_NODE_LINK_INTERNAL_H */

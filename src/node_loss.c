@@ -2,6 +2,7 @@
  * node_loss.c
  *	  What happens when the connection to a memory node breaks, and when the node is lost.
  *
+ *	  reloading, reloaded -> waiting	  see reload_failed() of node_reload.c
  *	  attached -> draining				  it had nothing but clean pages: one line in the log
  *	  attached -> resuming -> attached	  it had dirty pages, and has them still
  *	  resuming -> draining				  it could not be resumed, but is not needed (any more)
@@ -46,7 +47,9 @@ link_close(NodeLink *link)
 	link->slab_request_at = 0;
 	link->refused_slabs_until = 0;
 	link->storage_sequence = 0;
-	link->proven = false;
+	link->proven = link->proof_waits = false;
+	link->reload_sequence = 0;
+	memset(&link->control, 0, sizeof(link->control));
 	memset(link->fences, 0, sizeof(link->fences));
 }
 
@@ -170,7 +173,12 @@ link_resume(NodeLink *link)
 void
 link_broken(NodeLink *link, const char *reason)
 {
-	Assert(link->state == LINK_ATTACHED);
+	Assert(link_connected(link));
+	if (link->state != LINK_ATTACHED)
+	{
+		reload_failed(link, reason);
+		return;
+	}
 	link_close(link);
 	if (take_out_of_use(link))
 		lost(link, reason);
