@@ -46,7 +46,8 @@ slot_kind(const slot *slot)
 /*
  * Records of the WAL will be skipped because of what is told here, so the page is looked at as closely as one that is read. One
  * that is damaged is nothing that the server could make use of: it goes on from the page in the file, and redoes everything. If
- * it were listed, and dirty, the server would end with a PANIC when it reads it, time and again.
+ * it were listed, and dirty, the server would end with a PANIC when it reads it, time and again. An agent that has confirmed its
+ * storage knows its pages already: there flushing finds the damage, and tells.
  */
 static void
 list_slot(tenant *tenant, uint32_t slab, uint32_t page, lb_reload_reply *reply)
@@ -61,11 +62,11 @@ list_slot(tenant *tenant, uint32_t slab, uint32_t page, lb_reload_reply *reply)
 	if (lb_page_checksum(memory) != slot->checksum)
 	{
 		log_limited(LOG_WARNING,
-					"instance %s: block %u of relation %u/%u/%u is damaged in this node's memory, "
-					"and dropped",
+					"instance %s: block %u of relation %u/%u/%u is damaged in this node's memory",
 					tenant->name, slot->tag.block, slot->tag.tablespace, slot->tag.database,
 					slot->tag.relation);
-		slot_table_empty(slots, id);
+		if (!tenant->flushing.confirmed)
+			slot_table_empty(slots, id);
 		return;
 	}
 	reply->slots[reply->count++] = (lb_reload_slot){.slot = {slab, page},

@@ -586,6 +586,14 @@ test_damaged(void)
 		ok(client_storage(&self.agent, NULL), "STORAGE");
 		is_number(push_pages(&self.agent, 100, 1, 1, 1, true), LB_PUSH_PUBLISHED,
 				  "the page may come again");
+		client_flush(&self.agent);
+		ok(client_wait_clean(&self.agent, 3, 3000) && file_has(&self, 100, 0, 1, 1),
+		   "all are flushed");
+		push_pages(&self.agent, 100, 0, 3, 2, true);
+		write_back_damage(&self, 1);
+		list_all(&self.agent);
+		is_number(listed_count, 2, "once storage is confirmed it is not listed either");
+		is_number(figures_of(&self).dirty_pages, 3, "... but stays, for flushing to find");
 	}
 	write_back_stop(&self);
 }
