@@ -42,7 +42,7 @@ SELECT tier FROM legobase_checkpoints;
 SELECT pool_state, nodes_asked >= nodes_kept AS nodes, pages_listed >= pages_kept AS listed, pages_kept >= pages_dirty AS kept,
        pages_listed >= pages_discarded AS discarded, blocks_extended >= 0 AS extended, reload_time >= 0 AS reload_time,
        redo_records >= redo_skipped AS records, redo_bytes >= redo_bytes_skipped AS bytes, redo_compared >= redo_different AS compared,
-       redo_state = 'none' OR redo_end_lsn >= redo_start_lsn AS redo, redo_time >= 0 AS redo_time
+       (redo_end_lsn >= redo_start_lsn) IS NOT FALSE AS redo, redo_time >= 0 AS redo_time
   FROM legobase_recovery;
 SELECT state IN ('none', 'running', 'done') AS state, pages_listed >= pages_read + pages_present + pages_skipped AS pages,
        percent BETWEEN 0 AND 100 IS NOT FALSE AS percent, finished < started IS NOT TRUE AS times
