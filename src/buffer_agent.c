@@ -99,6 +99,8 @@ become_agent(lb_status *status)
 		CommBufferRecover(recover_push);
 		before_shmem_exit(agent_exit, (Datum) 0);
 		CommBufferSetAgent(MyLatch);
+		if (PoolGateBeginReload())
+			PoolGateOpen(&nothing);
 		loop_context = AllocSetContextCreate(TopMemoryContext, "legobase buffer agent",
 											 ALLOCSET_DEFAULT_SIZES);
 		is_agent = true;
@@ -479,7 +481,7 @@ is_stand_in(void)
 }
 
 /* Without a postmaster the agent ends, and nobody starts another: what is waited for never comes, and the next server waits for us. */
-static void
+void
 exit_without_postmaster(void)
 {
 	if (!IsUnderPostmaster || PostmasterIsAlive())

@@ -28,6 +28,12 @@ extern void BufferAgentAssist(int wait_ms);
  */
 extern void BufferAgentSummon(void);
 
+/*
+ * Who waits for the agent, and finds that the postmaster is gone, ends: the agent has, and nobody starts another. PANIC in a critical
+ * section.
+ */
+extern void exit_without_postmaster(void);
+
 extern PGDLLEXPORT void BufferAgentMain(Datum arg);
 
 #endif /* LEGOBASE_BUFFER_AGENT_H */
