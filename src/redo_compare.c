@@ -22,7 +22,6 @@
 #include "utils/memutils.h"
 
 #include "lb_clock.h"
-#include "lb_page.h"
 #include "node_client.h"
 #include "page_directory.h"
 #include "page_reload.h"
@@ -54,18 +53,6 @@ RedoCompareBegin(RedoFigures *to_count_in)
 	control.hcxt = memory;
 	copies = hash_create("legobase remote copies", 1024, &control,
 						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-}
-
-static lb_page_tag
-tag_of(const DecodedBkpBlock *block)
-{
-	lb_page_tag tag = {.tablespace = block->rnode.spcNode,
-					   .database = block->rnode.dbNode,
-					   .relation = block->rnode.relNode,
-					   .fork = (uint32) block->forknum,
-					   .block = block->blkno};
-
-	return tag;
 }
 
 /*
@@ -144,9 +131,9 @@ RedoCompareBefore(XLogReaderState *record, bool might_be_skipped)
 		lb_page_tag tag;
 		XLogRecPtr bound;
 
-		if (!is_compared(block) || !(block->apply_image || (block->flags & BKPBLOCK_WILL_INIT)))
+		if (!is_compared(block) || !redo_makes_anew(block))
 			continue;
-		tag = tag_of(block);
+		tag = redo_page_tag(&block->rnode, block->forknum, block->blkno);
 		copy = hash_search(copies, &tag, HASH_FIND, NULL);
 		if (!might_be_skipped)
 		{
@@ -252,7 +239,7 @@ RedoCompareAfter(XLogReaderState *record)
 
 		if (!is_compared(block))
 			continue;
-		tag = tag_of(block);
+		tag = redo_page_tag(&block->rnode, block->forknum, block->blkno);
 		copy = hash_search(copies, &tag, HASH_FIND, NULL);
 		if (!copy)
 			continue;

@@ -11,10 +11,31 @@
 #include "postgres.h"
 
 #include "access/xlogreader.h"
+#include "access/xlogrecord.h"
 
+#include "lb_page.h"
 #include "redo_skip.h"
 
 #define COMPARE_MEMORY (64 * 1024 * 1024)
+
+static inline lb_page_tag
+redo_page_tag(const RelFileNode *rnode, ForkNumber fork, BlockNumber block)
+{
+	lb_page_tag tag = {.tablespace = rnode->spcNode,
+					   .database = rnode->dbNode,
+					   .relation = rnode->relNode,
+					   .fork = (uint32) fork,
+					   .block = block};
+
+	return tag;
+}
+
+/* Will redo of the record restore or initialise this page, whatever state it is in? */
+static inline bool
+redo_makes_anew(const DecodedBkpBlock *block)
+{
+	return block->apply_image || (block->flags & BKPBLOCK_WILL_INIT);
+}
 
 /* What it finds is counted in figures: compared, different, not_compared. */
 extern void RedoCompareBegin(RedoFigures *figures);

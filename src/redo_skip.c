@@ -120,22 +120,10 @@ touches_only_its_pages(XLogReaderState *record)
 	}
 }
 
-static lb_page_tag
-tag_of(const RelFileNode *rnode, ForkNumber fork, BlockNumber block)
-{
-	lb_page_tag tag = {.tablespace = rnode->spcNode,
-					   .database = rnode->dbNode,
-					   .relation = rnode->relNode,
-					   .fork = (uint32) fork,
-					   .block = block};
-
-	return tag;
-}
-
 static bool
 page_has(const RelFileNode *rnode, ForkNumber fork, BlockNumber block, XLogRecPtr lsn)
 {
-	lb_page_tag tag = tag_of(rnode, fork, block);
+	lb_page_tag tag = redo_page_tag(rnode, fork, block);
 	XLogRecPtr bound;
 
 	return PageDirectoryRedoBound(&tag, &bound) && bound >= lsn;
@@ -145,16 +133,20 @@ page_has(const RelFileNode *rnode, ForkNumber fork, BlockNumber block, XLogRecPt
 static bool
 pages_have(XLogReaderState *record)
 {
+	bool any = false;
+
 	for (int id = 0; id <= XLogRecMaxBlockId(record); id++)
 	{
 		const DecodedBkpBlock *block = XLogRecGetBlock(record, id);
 
-		if (block->in_use &&
-			(block->forknum == INIT_FORKNUM ||
-			 !page_has(&block->rnode, block->forknum, block->blkno, record->EndRecPtr)))
+		if (!block->in_use)
+			continue;
+		if (block->forknum == INIT_FORKNUM ||
+			!page_has(&block->rnode, block->forknum, block->blkno, record->EndRecPtr))
 			return false;
+		any = true;
 	}
-	return XLogRecHasAnyBlockRefs(record);
+	return any;
 }
 
 /*
@@ -243,9 +235,9 @@ forget_bounds(XLogReaderState *record)
 	{
 		const DecodedBkpBlock *block = XLogRecGetBlock(record, id);
 
-		if (block->in_use && (block->apply_image || (block->flags & BKPBLOCK_WILL_INIT)))
+		if (block->in_use && redo_makes_anew(block))
 		{
-			lb_page_tag tag = tag_of(&block->rnode, block->forknum, block->blkno);
+			lb_page_tag tag = redo_page_tag(&block->rnode, block->forknum, block->blkno);
 
 			PageDirectoryForgetRedoBound(&tag);
 		}
