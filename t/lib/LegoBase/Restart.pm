@@ -18,6 +18,7 @@ use Time::HiRes qw(usleep);
 our @EXPORT = qw(
   recovery reads_by_tier wait_for_warm_list kill_server_of crash_and_start launch answers
   another_server start_elsewhere forget_shared_memory
+  make_words words change_words words_are_right kept nothing_kept
 );
 
 # legobase_recovery as a hash
@@ -128,6 +129,81 @@ sub forget_shared_memory
 	shmctl($id, IPC_RMID, 0) or croak "shmctl: $!";
 	unlink $file or croak "$file: $!";
 	return;
+}
+
+# --- a table that says what it is ----------------------------------------------------------------------------------------
+
+# 4000 rows on more pages than are local; with an index.
+sub make_words
+{
+	my ($node) = @_;
+
+	make_filler($node);
+	$node->safe_psql(
+		'postgres', q{
+		CREATE TABLE t (id int PRIMARY KEY, word text) WITH (fillfactor = 30);
+		INSERT INTO t SELECT i, 'first' FROM generate_series(1, 4000) i;
+		VACUUM (FREEZE, ANALYZE) t});
+	return;
+}
+
+sub words
+{
+	my ($node) = @_;
+
+	return $node->safe_psql('postgres', 'SELECT word, count(*) FROM t GROUP BY word ORDER BY word');
+}
+
+# All rows say this, in pages that leave local memory; since the last checkpoint, unless one happens.
+sub change_words
+{
+	my ($node, $word) = @_;
+
+	$node->safe_psql('postgres', "UPDATE t SET word = '$word'");
+	fill_buffers($node);
+	return;
+}
+
+# As tests: each row says this word, by table and by index, as it is read after the restart, and from remote memory; all pages are what the files
+# have; nobody found a damaged page, or a remote copy that differs from its file.
+sub words_are_right
+{
+	my ($node, $word, $what) = @_;
+	my $s;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is(words($node), "$word|4000", "$what: rows");
+	is( $node->safe_psql('postgres', "SET enable_seqscan = off; SELECT count(*) FROM t WHERE id > 0 AND word = '$word'"),
+		4000, "$what: rows by index");
+	is(differing_blocks($node, 'postgres'), '', "$what: all pages read as they are in the files");
+	is(words($node), "$word|4000", "$what: rows, read from remote memory");
+	$s = summary($node);
+	is("$s->{checksum_failures} $s->{compare_mismatches}", '0 0', "$what: no damaged page, none that differs from its file");
+	return;
+}
+
+# As tests: what became of the pages at this start
+sub kept
+{
+	my ($node, $nodes, $what) = @_;
+	my $r = recovery($node);
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($r->{phase}, 'open', "$what: the pool is open");
+	is($r->{nodes_kept}, $nodes, "$what: the pages of $nodes nodes were kept") or diag(JSON::PP::encode_json($r));
+	cmp_ok($r->{pages_kept}, '>', 100, "$what: $r->{pages_kept} pages of $r->{pages_listed} were kept") if $nodes > 0;
+	return $r;
+}
+
+sub nothing_kept
+{
+	my ($node, $what) = @_;
+	my $r = recovery($node);
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($r->{phase}, 'open', "$what: the pool is open");
+	is($r->{pages_kept}, 0, "$what: no page was kept") or diag(JSON::PP::encode_json($r));
+	return $r;
 }
 
 require JSON::PP;
