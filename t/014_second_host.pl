@@ -78,7 +78,7 @@ foreach my $transport ('shm', 'tcp')
 foreach my $transport ('shm', 'tcp')
 {
 	my $what = "$transport, the first host hangs";
-	my ($position, @processes, $epoch, $r);
+	my ($position, @processes, $r);
 
 	set_up("hangs_$transport", $transport);
 	settle($first);
@@ -98,6 +98,10 @@ foreach my $transport ('shm', 'tcp')
 	cmp_ok($r->{pages_dirty}, '>', 50, "$what: the dirty pages are there");
 	is(words($second), 'hangs|4000', "$what: all rows are there");
 	change_words($second, 'second');
+	# what the first may still write to its last WAL segment is nothing that a recovery of the second would read
+	$second->safe_psql('postgres', 'SELECT pg_switch_wal()');
+	settle($second);
+	change_words($second, 'on the second');
 
 	# The agent is the first to find out: its connections are closed. Its postmaster finds the same at the fence.
 	$position = log_position($first);
@@ -109,8 +113,10 @@ foreach my $transport ('shm', 'tcp')
 		"$what: ... and says why");
 	unlike(log_since($first, $position), qr/redo starts|ready to accept connections/, "$what: ... before it changed anything");
 	$first->{_pid} = undef;
+	like(PostgreSQL::Test::Utils::slurp_file($second->data_dir . '/postmaster.pid'),
+		qr/^$second->{_pid}\n/, "$what: the lock file of the second is there");
 	is(up_nodes($second), 2, "$what: the second goes on with its nodes");
-	words_are_right($second, 'second', $what);
+	words_are_right($second, 'on the second', $what);
 
 	# nothing is left of the take-over that would hinder an ordinary restart, and what the first had is not mixed in
 	change_words($second, 'later');
