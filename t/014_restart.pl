@@ -80,11 +80,11 @@ sub planned
 	$node->restart;
 	wait_for_nodes($node);
 	$r = kept($node, scalar @memnodes, "$transport, planned");
-	is($r->{nodes}, scalar @memnodes, "$transport, planned: all nodes were asked");
+	is($r->{nodes_asked}, scalar @memnodes, "$transport, planned: all nodes were asked");
 	is($r->{pages_dirty}, 0, "$transport, planned: none of the pages was dirty");
 	is($r->{pages_listed}, $r->{pages_kept} + $r->{pages_discarded}, "$transport, planned: each page was kept or discarded");
 	is($r->{blocks_extended}, 0, "$transport, planned: no file was short");
-	is($r->{skipped}, 0, "$transport, planned: there was nothing to redo");
+	is($r->{redo_skipped}, 0, "$transport, planned: there was nothing to redo");
 	reads_nothing_from_storage("$transport, planned");
 	words_are_right($node, 'first', "$transport, planned");
 	is(count_log_lines($node, qr/WARNING|PANIC/, $position), 0, "$transport, planned: no warning");
@@ -116,8 +116,8 @@ sub crash_under_load
 	wait_for_nodes($node);
 	$r = kept($node, scalar @memnodes, $what);
 	cmp_ok($r->{pages_dirty}, '>', 0, "$what: of these, $r->{pages_dirty} were dirty");
-	cmp_ok($r->{records}, '>', 0, "$what: $r->{records} records were looked at");
-	cmp_ok($r->{skipped}, '>', 0, "$what: $r->{skipped} were skipped");
+	cmp_ok($r->{redo_records}, '>', 0, "$what: $r->{redo_records} records were looked at");
+	cmp_ok($r->{redo_skipped}, '>', 0, "$what: $r->{redo_skipped} were skipped");
 	isnt($r->{tier1_lsn}, undef, "$what: the nodes knew L1");
 	$clients->check($what, 1);
 	words_are_right($node, 'crash', $what);
@@ -268,7 +268,7 @@ sub other_settings
 		with_settings($transport, 'a larger pool', $crash, 'legobase.remote_pool_size' => '60MB');
 		with_settings($transport, 'everything redone', $crash, 'legobase.redo' => 'plain');
 		with_settings($transport, 'everything redone and compared', $crash, 'legobase.redo' => 'compare');
-		is(recovery($node)->{different}, 0, "$transport: nothing differs from what is redone");
+		is(recovery($node)->{redo_different}, 0, "$transport: nothing differs from what is redone");
 		with_settings($transport, 'records skipped', $crash, 'legobase.redo' => 'skip');
 		expect_write_mode($node, 'writethrough');
 		with_settings($transport, 'write-through', $crash, 'legobase.write_mode' => 'writethrough');

@@ -64,7 +64,7 @@ foreach my $transport ('shm', 'tcp')
 	ok(start_elsewhere($second), "$what: the second starts, without taking over") or diag(log_tail($second, 0));
 	wait_for_nodes($second);
 	$r = kept($second, 2, $what);
-	cmp_ok($r->{skipped}, '>', 0, "$what: $r->{skipped} of $r->{records} records were skipped");
+	cmp_ok($r->{redo_skipped}, '>', 0, "$what: $r->{redo_skipped} of $r->{redo_records} records were skipped");
 	# the clients' questions go to the server that is there
 	($clients->{node}, $workload->{node}) = ($second, $second);
 	$clients->check($what, 1);

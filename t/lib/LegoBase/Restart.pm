@@ -90,7 +90,8 @@ sub answers
 {
 	my ($node) = @_;
 
-	return $node->psql('postgres', 'SELECT 1', timeout => 10) == 0;
+	# psql() dies if it can't connect
+	return (eval { $node->psql('postgres', 'SELECT 1', stdout => \my $out, stderr => \my $err) } // 1) == 0;
 }
 
 # A server for the data directory of another one, or a copy of it: a port, a socket and a log of its own.
@@ -189,7 +190,7 @@ sub kept
 	my $r = recovery($node);
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	is($r->{phase}, 'open', "$what: the pool is open");
+	is($r->{pool_state}, 'open', "$what: the pool is open");
 	is($r->{nodes_kept}, $nodes, "$what: the pages of $nodes nodes were kept") or diag(JSON::PP::encode_json($r));
 	cmp_ok($r->{pages_kept}, '>', 100, "$what: $r->{pages_kept} pages of $r->{pages_listed} were kept") if $nodes > 0;
 	return $r;
@@ -201,7 +202,7 @@ sub nothing_kept
 	my $r = recovery($node);
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	is($r->{phase}, 'open', "$what: the pool is open");
+	is($r->{pool_state}, 'open', "$what: the pool is open");
 	is($r->{pages_kept}, 0, "$what: no page was kept") or diag(JSON::PP::encode_json($r));
 	return $r;
 }
