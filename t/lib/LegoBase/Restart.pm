@@ -90,8 +90,7 @@ sub answers
 {
 	my ($node) = @_;
 
-	# psql() dies if it can't connect
-	return (eval { $node->psql('postgres', 'SELECT 1', stdout => \my $out, stderr => \my $err) } // 1) == 0;
+	return system('pg_isready', '-q', '-t', 10, '-h', $node->host, '-p', $node->port, '-d', 'postgres') == 0;
 }
 
 # A server for the data directory of another one, or a copy of it: a port, a socket and a log of its own.
