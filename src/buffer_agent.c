@@ -99,8 +99,6 @@ become_agent(lb_status *status)
 		CommBufferRecover(recover_push);
 		before_shmem_exit(agent_exit, (Datum) 0);
 		CommBufferSetAgent(MyLatch);
-		if (PoolGateBeginReload())
-			PoolGateOpen(&nothing);
 		loop_context = AllocSetContextCreate(TopMemoryContext, "legobase buffer agent",
 											 ALLOCSET_DEFAULT_SIZES);
 		is_agent = true;
