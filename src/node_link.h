@@ -16,12 +16,11 @@
  *	  fencing	   it could not be resumed, and something was only there: legobase.fence_command, then PANIC (rule R4)
  *	  draining	   lost: what was sent has been given up, and the node's pages are forgotten until nobody uses its slots
  *
- *	  waiting ──> connecting ───────────> attached ──> draining ──> waiting	  (it had nothing but clean pages)
- *		 ^			  │ │					^ │			  ^
- *		 │			  │ └─> reloading ──┐	│ └──> resuming ──> fencing ──> PANIC
- *		 │			  │			│		v	│		  │
- *		 ├── failed ──┘			│	reloaded ───> ...	└──> attached
- *		 └── discarded <────────┴───────┘
+ *     waiting ──> connecting ──────────────────────> attached ──> draining ──> waiting (empty)
+ *      ^  ^          │  │                              ^  │
+ *      │  └─ failed ─┘  └──> reloading ──> reloaded ───┘  └──> resuming ──> attached
+ *      │                         │             │                  ├──> draining
+ *      └────── discarded ────────┴─────────────┘                  └──> fencing ──> PANIC
  *
  * Only the first attempt of the first agent in a life of the server asks for the pages of the former life (life_wanted), and only while the
  * gate is closed. Whatever goes wrong with that attempt, or while reloading, ends it: the pages of this node are discarded, and the next

@@ -23,6 +23,7 @@
 #include "buffer_agent.h"
 #include "checkpoint_sync.h"
 #include "compat.h"
+#include "control_record.h"
 #include "legobase.h"
 #include "node_table.h"
 #include "page_directory.h"
@@ -52,6 +53,8 @@ static int registrations;
 static int absorbed;
 static int flushes_wanted;
 static SyncHandler installed;
+static int told;
+static bool queue_full;
 
 int
 fake_clock_gettime(clockid_t clock, struct timespec *now)
@@ -181,6 +184,8 @@ RegisterSyncRequest(const FileTag *tag, SyncRequestType type, bool retry_on_erro
 {
 	assert_int_equal(type, SYNC_REQUEST);
 	assert_false(retry_on_error); /* who registers must not wait for the checkpointer */
+	if (queue_full)
+		return false;
 	registered = *tag;
 	registrations++;
 	return true;
@@ -252,6 +257,14 @@ static int flips;
 static FlushProgress flush_progress;
 static void (*meanwhile)(void);
 
+/* Named is a checkpoint only when all of it is durable. */
+void
+ControlRecordTellCheckpoint(void)
+{
+	assert_int_equal(PageDirectoryOlderDirty(), 0);
+	told++;
+}
+
 uint32
 PageDirectoryDirty(void)
 {
@@ -311,7 +324,8 @@ setup(void **state)
 {
 	memset(generations, 0, sizeof(generations));
 	memset(&flush_progress, 0, sizeof(flush_progress));
-	present = flips = registrations = absorbed = flushes_wanted = 0;
+	present = flips = registrations = absorbed = flushes_wanted = told = 0;
+	queue_full = false;
 	node_timeout_ms = 1000;
 	now_ms = 1000000;
 	meanwhile = NULL;
@@ -353,10 +367,25 @@ test_nothing_dirty(void **state)
 	assert_true(checkpoint());
 	assert_int_equal(flips, 0);
 	assert_int_equal(registrations, 3);
+	assert_int_equal(told, 2);
 	CheckpointSyncGetFigures(&figures);
 	assert_int_equal(figures.count, 2);
 	assert_int_equal(figures.failures, 0);
 	assert_false(figures.waiting);
+}
+
+/* The agent asks again until there is room, and then no more. */
+static void
+test_full_queue(void **state)
+{
+	CheckpointSyncShmemInit();
+	registrations = 0;
+	queue_full = true;
+	assert_false(CheckpointSyncRegister());
+	queue_full = false;
+	assert_true(CheckpointSyncRegister());
+	assert_true(CheckpointSyncRegister());
+	assert_int_equal(registrations, 1);
 }
 
 static void
@@ -460,6 +489,7 @@ test_storage_fails(void **state)
 	generations[present] = 10;
 	meanwhile = fail_rounds;
 	assert_false(checkpoint());
+	assert_int_equal(told, 0);
 	assert_non_null(strstr(message, "could not write changed pages"));
 	assert_in_range(now_ms - began, 5 * SECOND_MS, 6 * SECOND_MS);
 	assert_in_range(flushes_wanted, 5, 7);
@@ -545,6 +575,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_nothing_dirty, setup),
+		cmocka_unit_test_setup(test_full_queue, setup),
 		cmocka_unit_test_setup(test_other_files, setup),
 		cmocka_unit_test_setup(test_waits_for_what_was_dirty, setup),
 		cmocka_unit_test_setup(test_waits_for_what_is_left, setup),
