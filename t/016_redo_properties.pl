@@ -361,6 +361,11 @@ cmp_ok($pages_kept, '>', 0, "$pages_kept pages were kept in remote memory");
 cmp_ok($skipped, '>', 0, "$skipped records were skipped");
 cmp_ok($compared, '>', 0, "$compared pages were compared");
 is(count_log_lines($node, qr/WARNING:.*remote copy/), 0, 'no page differed from its remote copy');
+
+# with little local memory, so that pages are read from remote memory
+set_for_round('shared_buffers' => '1MB');
+$node->restart;
+wait_for_nodes($node);
 is(differing_blocks($node, 'postgres'), '', 'all pages read as they are in the files');
 $node->stop;
 done_testing();
