@@ -280,6 +280,7 @@ sub not_told
 		settle($node);
 		quieten();
 		$_->freeze foreach @memnodes;
+		wait_for('both are given up', 20, sub { up_nodes($node) == 0 });
 		sql("UPDATE t SET word = '$word'");
 		settle($node) if $checkpoint;
 		$node->stop('immediate');

@@ -52,7 +52,8 @@ sub compare
 	{
 		my @dumps = ($self->dump_of($copy, 'plain'), $self->dump_of($node, 'with'));
 
-		$equal = IPC::Run::run [ 'diff', @dumps ], '>', \$difference;
+		# the words by which psql recognises what belongs to a dump are new each time
+		$equal = IPC::Run::run [ 'diff', '-I', '^\\\\\(un\)\?restrict ', @dumps ], '>', \$difference;
 		ok($equal, "$what: a plain redo gives the same rows") or diag(substr $difference, 0, 4000);
 		amcheck_clean($copy, "$what, redone plainly");
 		amcheck_clean($node, $what);

@@ -17,7 +17,7 @@ use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
   recovery reads_by_tier wait_for_warm_list kill_server_of crash_and_start launch answers
-  another_server start_elsewhere forget_shared_memory
+  another_server start_elsewhere another_host lock_file
   make_words words change_words words_are_right kept nothing_kept
 );
 
@@ -109,25 +109,41 @@ sub start_elsewhere
 	my ($server, @settings) = @_;
 	my $options = join ' ', '-p', $server->port, '-k', $server->host, map { "-c $_" } @settings;
 
-	PostgreSQL::Test::Utils::system_log('pg_ctl', '-w', '-t', 120, '-D', $server->data_dir, '-l', $server->logfile, '-o',
-		$options, 'start') == 0
+	PostgreSQL::Test::Utils::system_log(@{ $server->{other_host} // [] }, 'pg_ctl', '-w', '-t', 120, '-D', $server->data_dir, '-l',
+		$server->logfile, '-o', $options, 'start') == 0
 	  or return 0;
 	$server->_update_pid(1);
 	return 1;
 }
 
-# A server finds another one, for the same data directory on the same host, by its lock file and by its System V shared memory. On another
-# host there is no such segment, and the lock file is what an operator removes: do both. The server that has the
-# segment goes on using it.
-sub forget_shared_memory
+sub lock_file
 {
 	my ($node) = @_;
 	my $file = $node->data_dir . '/postmaster.pid';
-	my $line = (split /\n/, PostgreSQL::Test::Utils::slurp_file($file))[6] // '';
-	my ($id) = $line =~ /^\s*\d+\s+(\d+)/ or croak "no shared memory in $file";
 
-	shmctl($id, IPC_RMID, 0) or croak "shmctl: $!";
-	unlink $file or croak "$file: $!";
+	return -e $file ? PostgreSQL::Test::Utils::slurp_file($file) : '';
+}
+
+# From now on this is a server on another host than the one that has the data directory now. A server finds another one, for the same data
+# directory on the same host, by its lock file, which an operator removes, and by its System V shared memory. There is nothing of that on
+# another host: the server gets a namespace of its own where the system allows that. Elsewhere the segment is taken out of its
+# way; who has it goes on using it.
+sub another_host
+{
+	my ($server) = @_;
+	my @namespace = ('unshare', '--user', '--map-current-user', '--ipc');
+	my $line = (split /\n/, lock_file($server))[6] // '';
+	my ($id) = $line =~ /^\s*\d+\s+(\d+)/ or croak 'no shared memory';
+
+	unlink $server->data_dir . '/postmaster.pid' or croak "postmaster.pid: $!";
+	if (system("@namespace true >/dev/null 2>&1") == 0)
+	{
+		$server->{other_host} = \@namespace;
+	}
+	else
+	{
+		shmctl($id, IPC_RMID, 0) or croak "shmctl: $!";
+	}
 	return;
 }
 
