@@ -61,7 +61,10 @@ unlink_reloaded(const Bucket *bucket, uint32 entry)
 	pg_atomic_write_u32(&page_entries[entry].state, NODE_HOLDS);
 }
 
-/* The partition's lock must be held exclusively. The state comes last: views look at it first. */
+/*
+ * The partition's lock must be held exclusively. The state comes last: views look at it first. No bound for a page that came clean: if its
+ * file's sync has failed, only redo that writes it again makes it durable.
+ */
 static void
 link_reloaded(const Bucket *bucket, uint32 entry, const PageReload *page)
 {
@@ -72,7 +75,7 @@ link_reloaded(const Bucket *bucket, uint32 entry, const PageReload *page)
 		state |= page_count_dirty(entry, &page->tag) | USAGE_WRITTEN * USAGE_ONE;
 	else
 		state |= (page->durable ? DURABLE : 0) | USAGE_FIRST_READ * USAGE_ONE;
-	if (page->lsn > page_directory->redo_base)
+	if (page->lsn > page_directory->redo_base && (page->dirty || page->durable))
 	{
 		state |= LSN_KNOWN;
 		reloaded->comm_buffer =

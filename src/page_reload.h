@@ -48,8 +48,8 @@ extern void PageDirectoryDiscardReloaded(uint32 entry);
 extern void PageDirectoryReset(void);
 
 /*
- * Startup process: up to which LSN is the remote copy of this page known to be? A lower bound; false if nothing is known, or it is not above
- * the base. Shared lock.
+ * Startup process: up to which LSN is the remote copy of this page known to be? A lower bound; false if nothing is known, it is not above
+ * the base, or the page was neither dirty nor durable when it was reloaded. Shared lock.
  */
 extern bool PageDirectoryRedoBound(const lb_page_tag *tag, XLogRecPtr *lsn);
 

@@ -118,9 +118,9 @@ sub greeting
 {
 	my $memnode = LegoBase::Memnode->new(transport => 'tcp');
 
-	greeting($memnode, qr/^WELCOME version=2$/m);
+	greeting($memnode, qr/^WELCOME version=3$/m);
 	greeting($memnode, qr/^ERROR version: /, 'version=1');
-	greeting($memnode, qr/^ERROR version: /, 'version=3');
+	greeting($memnode, qr/^ERROR version: /, 'version=4');
 	greeting($memnode, qr/^ERROR version: /, 'version=0');
 	greeting($memnode, qr/^ERROR page.size: .*4096/, 'page_size=4096', 'epoch=5');
 	greeting($memnode, qr/^ERROR (role|malformed)|^closed/, 'role=99');

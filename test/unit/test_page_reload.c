@@ -224,7 +224,22 @@ reload_at(uint32 entry, uint32 block, XLogRecPtr lsn, bool dirty)
 	PageReload page = page_of(block, 5 + block, dirty);
 
 	page.lsn = lsn;
+	page.durable = !dirty;
 	assert_int_equal(PageDirectoryReload(entry, &page), INVALID_ENTRY);
+}
+
+/* A page that came clean may be one whose sync has failed: redo must write it again. */
+static void
+test_clean_has_no_bound(void **state)
+{
+	PageReload page = page_of(1, 5, false);
+	XLogRecPtr lsn;
+
+	page.lsn = BASE + 80;
+	page.durable = false;
+	assert_int_equal(PageDirectoryReload(0, &page), INVALID_ENTRY);
+	assert_false(bound(1, &lsn));
+	assert_true(PageDirectoryIsLinked(0));
 }
 
 /* Never above the truth, and above the base exactly if the truth is. */
@@ -375,6 +390,7 @@ main(void)
 		TEST(test_the_higher_version_stays),
 		TEST(test_free_lists),
 		TEST(test_slab_without_pages),
+		TEST(test_clean_has_no_bound),
 		TEST(test_redo_bounds),
 		TEST(test_bounds_end),
 		TEST(test_reset),
