@@ -385,15 +385,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_counts),
-		TEST(test_present_generation),
-		TEST(test_the_higher_version_stays),
-		TEST(test_free_lists),
-		TEST(test_slab_without_pages),
-		TEST(test_clean_has_no_bound),
-		TEST(test_redo_bounds),
-		TEST(test_bounds_end),
-		TEST(test_reset),
+		TEST(test_counts),      TEST(test_present_generation), TEST(test_the_higher_version_stays),
+		TEST(test_free_lists),  TEST(test_slab_without_pages), TEST(test_clean_has_no_bound),
+		TEST(test_redo_bounds), TEST(test_bounds_end),         TEST(test_reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
