@@ -18,7 +18,7 @@
 #include "settings.h"
 
 #define PROGRAM "legobase-memnode"
-#define UNUSED_SECONDS "60"
+#define UNUSED_SECONDS "300"
 
 static const char *
 socket_name(void)
