@@ -361,9 +361,8 @@ not_told();
 storage_hidden();
 without_record();
 older_copy();
-snapshot_of_a_running_server();
 backup_label();
-amcheck_clean($node, 'at the end');
+snapshot_of_a_running_server();
 $node->stop;
 
 done_testing();
