@@ -72,13 +72,22 @@ recover_push(uint32 buffer, uint32 entry)
 	NodeLinkRecoverPush(&links[SlabTableSlot(entry, &slot)], buffer, entry);
 }
 
+/* With nothing from a former life. */
+static void
+open_gate(void)
+{
+	ReloadFigures nothing = {.nodes = 0};
+
+	if (PoolGateBeginReload())
+		PoolGateOpen(&nothing);
+}
+
 /* Become the agent. False if the identity of this instance is not to be had. */
 static bool
 become_agent(lb_status *status)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	const lb_uri *uris;
-	ReloadFigures nothing = {.nodes = 0};
 	bool good;
 
 	/* Should a host name have to be looked up: a resolver that does not answer must not hold us up for long. */
@@ -96,8 +105,7 @@ become_agent(lb_status *status)
 		CommBufferRecover(recover_push);
 		before_shmem_exit(agent_exit, (Datum) 0);
 		CommBufferSetAgent(MyLatch);
-		if (PoolGateBeginReload())
-			PoolGateOpen(&nothing);
+		open_gate();
 		loop_context = AllocSetContextCreate(TopMemoryContext, "legobase buffer agent",
 											 ALLOCSET_DEFAULT_SIZES);
 		is_agent = true;
@@ -410,9 +418,12 @@ BufferAgentMain(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	if (!become_agent(&status))
+	{
+		open_gate(); /* nobody need wait for what can't be had */
 		ereport(ERROR, (errcode(ERRCODE_IO_ERROR), errmsg("legobase: %s", status.message),
 						errdetail("The identity of this instance is kept there. The server runs "
 								  "without remote memory until it can be.")));
+	}
 
 	while (!may_end())
 	{
