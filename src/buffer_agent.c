@@ -74,6 +74,16 @@ recover_push(uint32 buffer, uint32 entry)
 	NodeLinkRecoverPush(&links[SlabTableSlot(entry, &slot)], buffer, entry);
 }
 
+/* With nothing from a former life. */
+static void
+open_gate(void)
+{
+	ReloadFigures nothing = {.nodes = 0};
+
+	if (PoolGateBeginReload())
+		PoolGateOpen(&nothing);
+}
+
 /* Become the agent. False if the identity of this instance is not to be had. */
 static bool
 become_agent(lb_status *status)
@@ -440,9 +450,12 @@ BufferAgentMain(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	if (!become_agent(&status))
+	{
+		open_gate(); /* nobody need wait for what can't be had */
 		ereport(ERROR, (errcode(ERRCODE_IO_ERROR), errmsg("legobase: %s", status.message),
 						errdetail("The identity of this instance is kept there. The server runs "
 								  "without remote memory until it can be.")));
+	}
 
 	while (!may_end())
 	{
