@@ -31,6 +31,7 @@
 #include "node_table.h"
 #include "page_directory.h"
 #include "page_fence.h"
+#include "pool_gate.h"
 #include "pool_reload.h"
 #include "pool_size.h"
 #include "settings.h"
