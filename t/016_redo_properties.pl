@@ -306,14 +306,14 @@ sub look_at_figures
 	$pages_kept += $figures->{pages_kept};
 	if ($mode eq 'skip')
 	{
-		$skipped += $figures->{skipped};
-		cmp_ok($figures->{skipped}, '<=', $figures->{records}, "$what: no more records skipped than there are");
+		$skipped += $figures->{redo_skipped};
+		cmp_ok($figures->{redo_skipped}, '<=', $figures->{redo_records}, "$what: no more records skipped than there are");
 	}
 	else
 	{
-		$compared += $figures->{compared};
-		is($figures->{skipped}, 0, "$what: nothing is skipped");
-		is($figures->{different}, 0, "$what: remote memory has what redo comes to");
+		$compared += $figures->{redo_compared};
+		is($figures->{redo_skipped}, 0, "$what: nothing is skipped");
+		is($figures->{redo_different}, 0, "$what: remote memory has what redo comes to");
 	}
 	return;
 }
