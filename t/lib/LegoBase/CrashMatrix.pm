@@ -314,7 +314,7 @@ sub some_times
 {
 	my ($point) = @_;
 
-	return 1 if $point =~ $at_attaching;
+	return 1 if $point =~ $at_attaching || $point =~ /^tier1\.(acknowledged|told)/;
 	return 12 if $point =~ /accept/;
 	return 1 + int rand($point =~ $often ? 20 : 3);
 }

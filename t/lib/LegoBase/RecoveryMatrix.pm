@@ -108,13 +108,17 @@ sub killed_again_and_again
 	return;
 }
 
-# The server is killed and started, and dies at the point. It goes on when it reads that the point is off. With little to redo
+# The server is killed and started, and dies at the point. It goes on when it reads that the point is off. With nothing to redo
 # there is room for pages that are read back.
 sub arm_and_launch
 {
 	my ($point, $action) = @_;
 
-	eval { settle($node) } if $point =~ /^warmup/;
+	if ($point =~ /^warmup/)
+	{
+		matrix()->{clients}->stop;
+		settle($node);
+	}
 	kill_server();
 	await_children() or return 0;
 	$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$point=$action\@1'");
