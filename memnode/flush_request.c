@@ -56,7 +56,7 @@ storage_handle(session *session, const lb_frame *frame)
 	{
 		log_line(LOG_NOTE, "instance %s: its data directory is %s", tenant->name,
 				 tenant->flushing.root);
-		if (tenant->flushing.resumed)
+		if (tenant->flushing.untold)
 			flushing_begin_retelling(&tenant->flushing);
 		flusher_wake(session->node->flusher);
 	}

@@ -259,7 +259,10 @@ count_round(flusher *flusher, const flush_round *round)
 	figures->write_calls += round->write_calls;
 	figures->syncs += round->syncs;
 	if (round->sync_failed)
+	{
 		figures->sync_failures++;
+		tenant->doubtful = true;
+	}
 	flusher->node->flushed_pages += round->pages_durable;
 	if (tenant->flushing.pace.under_way)
 		flush_pace_end(&tenant->flushing.pace, round->pages_written, lb_now_ns());
@@ -315,23 +318,30 @@ judge_round(flusher *flusher, const flush_round *round)
 /*
  * Pages that are durable are told of, also those of which a newer version was published meanwhile. Where storage is not
  * proven (any more, or yet again) that waits: the agent is told of all that is FLUSHED when it has resumed.
+ *
+ * If a new life of the server began while the round was under way, it has found these pages dirty, or finds some
+ * of them flushed; or it has dropped them, and the same version of such a page may be another page by now. So it is
+ * told by what the slots say, not by what the round says.
  */
 static void
 settle_pages(flusher *flusher, const flush_round *round)
 {
 	tenant *tenant = flusher->owner;
 	flushing *flushing = &tenant->flushing;
+	bool of_former_life = round->epoch < tenant->life_epoch;
 
 	for (uint32_t i = 0; i < round->count; i++)
 	{
 		settle_slot(flusher, i, round->pages[i].durable ? SLOT_FLUSHED : SLOT_DIRTY);
 		if (!round->pages[i].durable || flusher->fenced[i] || flusher->life != tenant->life)
 			continue;
-		if (flushing->proven)
+		if (flushing->proven && !of_former_life)
 			clean_queue_add(&flushing->clean, &round->pages[i].tag, flusher->versions[i]);
 		else
-			flushing->resumed = true;
+			flushing->untold = true;
 	}
+	if (flushing->proven && flushing->untold)
+		flushing_begin_retelling(flushing);
 }
 
 static void

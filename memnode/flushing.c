@@ -7,6 +7,9 @@
 
 #include "flushing.h"
 
+/* Slots looked at in one go when FLUSHED ones are told of: others want to be served too. */
+#define SLOTS_IN_ONE_GO 16384
+
 void
 flushing_init(flushing *flushing)
 {
@@ -30,7 +33,7 @@ flushing_detach(flushing *flushing)
 	flushing->fence_count = 0;
 	/* its memory stays: a round that is still under way has reserved it */
 	clean_queue_clear(&flushing->clean);
-	flushing->resumed = flushing->retelling = flushing->tell_turn = false;
+	flushing->untold = flushing->retelling = flushing->tell_turn = false;
 	flushing->told_ns = 0;
 	flush_pass_end(&flushing->pass);
 	flushing->pass_requested = flushing->pass_failed = false;
@@ -93,7 +96,7 @@ flushing_end_pass(flushing *flushing, const slot_table *slots, bool complete)
 void
 flushing_begin_retelling(flushing *flushing)
 {
-	flushing->resumed = false;
+	flushing->untold = false;
 	flushing->retelling = true;
 	flushing->retell_slab = flushing->retell_page = 0;
 }
@@ -101,7 +104,9 @@ flushing_begin_retelling(flushing *flushing)
 static void
 retell(flushing *flushing, const slot_table *slots, lb_clean *batch)
 {
-	while (batch->count < LB_BATCH_MAX && flushing->retell_slab < slots->slab_numbers)
+	for (uint32_t looked = 0; looked < SLOTS_IN_ONE_GO && batch->count < LB_BATCH_MAX &&
+							  flushing->retell_slab < slots->slab_numbers;
+		 looked++)
 	{
 		const slot *in_slab = slots->slabs[flushing->retell_slab].slots;
 		const slot *slot;

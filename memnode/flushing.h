@@ -33,8 +33,8 @@ typedef struct flushing
 
 	/* What the agent is to be told. */
 	clean_queue clean;
-	bool resumed;   /* the former connection may have lost something: once storage is proven ... */
-	bool retelling; /* ... after resuming: of all slots that are FLUSHED, from here on */
+	bool untold; /* nobody knows which FLUSHED slots it was told of: once storage is proven ... */
+	bool retelling; /* ... it is told of all of them, from here on */
 	uint32_t retell_slab;
 	uint32_t retell_page;
 	bool
@@ -76,10 +76,10 @@ extern void flushing_request(flushing *flushing, const slot_table *slots);
 /* The pass is over, or is to make place for another one. complete: all of its pages had their turn. */
 extern void flushing_end_pass(flushing *flushing, const slot_table *slots, bool complete);
 
-/* Tell the agent of all pages that became clean in the former connection: nobody knows which it was told of. */
+/* Tell the agent of all slots that are FLUSHED, from the first one on: "untold" is settled. */
 extern void flushing_begin_retelling(flushing *flushing);
 
-/* The next pages that the agent is to be told of; false: none. */
+/* The next pages that the agent is to be told of; false: none, or none has been found yet while retelling. */
 extern bool flushing_next_clean(flushing *flushing, const slot_table *slots, lb_clean *batch);
 
 #endif /* MEMNODE_FLUSHING_H */

@@ -89,12 +89,30 @@ recognise(const tenant *tenant, const lb_hello *hello)
 	return tenant_token_matches(tenant, hello->token) ? SAME_HOLDER : FORMER_HOLDER;
 }
 
-/* Only who was attached last knows what is in the slots; and only as long as the memory was not given up. */
-static bool
-may_resume(const node *node, const tenant *tenant, acquaintance who, const lb_hello *hello)
+/*
+ * Only who was attached last knows what is in the slots; and only as long as the memory was not given up. A new life of the
+ * server knows nothing, and asks (RELOAD).
+ */
+static attachment
+choose_attachment(const node *node, const tenant *tenant, acquaintance who, const lb_hello *hello)
 {
-	return who == SAME_HOLDER && tenant->alive && hello->resume != 0 &&
-		   hello->resume == node->incarnation;
+	if (!tenant->alive)
+		return ATTACH_EMPTY;
+	if (hello->resume == LB_RESUME_LIFE)
+		return ATTACH_KEEP;
+	return who == SAME_HOLDER && hello->resume == node->incarnation ? ATTACH_RESUME : ATTACH_EMPTY;
+}
+
+static void
+log_attachment(const session *session, const tenant *tenant, attachment attachment)
+{
+	log_line(LOG_NOTE, "instance %s: %s by \"%s\", from %s, epoch %" PRIu64, tenant->name,
+			 attachment == ATTACH_RESUME ? "resumed" : "attached", tenant->holder, session->peer,
+			 tenant->epoch);
+	if (attachment == ATTACH_KEEP)
+		log_line(LOG_NOTE,
+				 "instance %s: %" PRIu64 " pages (%" PRIu64 " dirty) of its former life are kept",
+				 tenant->name, tenant->slots.used, tenant->slots.dirty);
 }
 
 static bool
@@ -103,9 +121,11 @@ attach_agent(session *session, uint64_t sequence, const lb_hello *hello)
 	node *node = session->node;
 	tenant *tenant = tenant_find(&node->tenants, hello->uuid);
 	acquaintance who = recognise(tenant, hello);
+	attachment attachment;
 	lb_status status;
-	bool resumes;
 
+	if (hello->resume == LB_RESUME_LIFE && hello->token != 0)
+		return session_refuse_malformed(session, sequence, "a new life of a server with a token");
 	if (tenant && tenant->system_identifier != hello->system_identifier)
 		return refuse_system_id(session, sequence, hello, tenant);
 	if (who == FORMER_HOLDER)
@@ -129,19 +149,18 @@ attach_agent(session *session, uint64_t sequence, const lb_hello *hello)
 							  "this memory node has no room for another instance");
 
 	expel_former(tenant, hello);
-	resumes = may_resume(node, tenant, who, hello);
-	if (resumes && LB_FAULT("memnode.resume"))
+	attachment = choose_attachment(node, tenant, who, hello);
+	if (attachment != ATTACH_EMPTY && LB_FAULT("memnode.resume"))
 		return false;
-	if (!resumes && tenant->slots.dirty > 0)
+	if (attachment == ATTACH_EMPTY && tenant->slots.dirty > 0)
 		log_line(LOG_NOTE, "instance %s: %" PRIu64 " dirty pages of its former life dropped",
 				 tenant->name, tenant->slots.dirty);
-	if (!tenant_begin_session(&node->tenants, tenant, &node->pool, hello, resumes, &status))
+	if (!tenant_begin_session(&node->tenants, tenant, &node->pool, hello, attachment, &status))
 		return session_refuse(session, sequence, LB_ERR_INTERNAL, 0, "%s", status.message);
 	node_wake_worker(node);
 	session_settle(session, LB_ROLE_AGENT, tenant);
-	log_line(LOG_NOTE, "instance %s: %s by \"%s\", from %s, epoch %" PRIu64, tenant->name,
-			 resumes ? "resumed" : "attached", tenant->holder, session->peer, tenant->epoch);
-	return welcome(session, sequence, resumes);
+	log_attachment(session, tenant, attachment);
+	return welcome(session, sequence, attachment != ATTACH_EMPTY);
 }
 
 static bool

@@ -12,7 +12,7 @@
 #include "lb_wire.h"
 #include "options.h"
 
-#define DEFAULT_TENANT_TIMEOUT_S 60
+#define DEFAULT_TENANT_TIMEOUT_S 300
 #define DEFAULT_MAX_SESSIONS 4096
 #define MAX_SESSIONS_LIMIT 1000000
 #define SECONDS_LIMIT (30 * 24 * 3600)
@@ -32,7 +32,7 @@ const char options_help[] =
 	"  --memory SIZE            memory to lend, with a unit: kB, MB, GB or TB\n"
 	"  --tenant-quota SIZE      the most that one instance may have (default: all)\n"
 	"  --tenant-timeout SECONDS keep an instance's memory this long after its server is gone "
-	"(default: 60)\n"
+	"(default: 300)\n"
 	"  --exit-when-unused SECONDS\n"
 	"                           end when no server was connected for this long (default: never)\n"
 	"  --storage DIR            a data directory of a server that this machine sees too, or a "

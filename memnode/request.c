@@ -1,7 +1,7 @@
 /*
  * request.c
  *	  What settled sessions ask for: memory, mappings, pages, figures. (PUSH is in push.c, what is about dirty pages in
- *	  flush_request.c.)
+ *	  flush_request.c, what a new life of a server asks in reload.c.)
  *
  * A request that makes no sense is answered with ERROR; a frame that no correct peer can send ends the session.
  */
@@ -44,10 +44,10 @@ slab_request_handle(session *session, const lb_frame *frame)
 		return session_error(session, sequence, LB_ERR_SLAB,
 							 "slabs of %u pages: not a power of two from %d to %d", pages,
 							 LB_SLAB_PAGES_MIN, LB_SLAB_PAGES_MAX);
-	if (tenant->slab_pages != 0 && tenant->slab_pages != pages)
+	if (tenant->slots.slab_pages != 0 && tenant->slots.slab_pages != pages)
 		return session_error(session, sequence, LB_ERR_SLAB,
-							 "slabs of %u pages: this session's slabs have %u", pages,
-							 tenant->slab_pages);
+							 "slabs of %u pages: those that are there have %u", pages,
+							 tenant->slots.slab_pages);
 	if (tenant->grant.active)
 		return session_error(
 			session, sequence, LB_ERR_LIMIT,
@@ -211,6 +211,8 @@ static const struct
 	[LB_FENCE] = {BY_AGENT, OVER_ANY, fence_handle},
 	[LB_SLAB_KEEP] = {BY_AGENT, OVER_ANY, slab_keep_handle},
 	[LB_STORAGE_LOAD] = {BY_AGENT, OVER_ANY, storage_load_handle},
+	[LB_CONTROL] = {BY_AGENT, OVER_ANY, control_handle},
+	[LB_RELOAD] = {BY_AGENT, OVER_ANY, reload_handle},
 };
 
 bool

@@ -19,6 +19,10 @@ extern bool request_malformed(session *session, const lb_frame *frame);
 /* PUSH, in push.c. */
 extern bool push_handle(session *session, const lb_frame *frame);
 
+/* In reload.c. */
+extern bool control_handle(session *session, const lb_frame *frame);
+extern bool reload_handle(session *session, const lb_frame *frame);
+
 /* In flush_request.c. */
 extern bool storage_handle(session *session, const lb_frame *frame);
 extern bool flush_handle(session *session, const lb_frame *frame);

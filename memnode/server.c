@@ -97,6 +97,8 @@ expire_tenants(node *node, uint64_t now_ns)
 			session_close(TAILQ_FIRST(&each->backends), "the instance's memory was freed");
 		if (each->held_pages > 0)
 			discard_memory(node, each);
+		else if (each->alive)
+			tenant_discard_slabs(each, &node->pool);
 	}
 }
 
@@ -173,7 +175,7 @@ static bool
 make_incarnation(uint64_t *incarnation, lb_status *status)
 {
 	*incarnation = 0;
-	while (*incarnation == 0)
+	while (*incarnation == 0 || *incarnation == LB_RESUME_LIFE)
 		if (getrandom(incarnation, sizeof(*incarnation), 0) != sizeof(*incarnation) &&
 			errno != EINTR)
 			return lb_fail_errno(status, "cannot make random numbers");

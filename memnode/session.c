@@ -363,7 +363,7 @@ session_send_bulk(session *session, lb_frame_type type, uint64_t sequence, const
 			log_limited(LOG_WARNING, "%s: connection ended: %s", session->peer, status.message);
 		return false;
 	}
-	session->answers_waiting++;
+	session->answers_waiting += 1 + (uint32_t) (body_length / 1024);
 	update_interest(session);
 	return true;
 }

@@ -11,7 +11,8 @@
  * Flow control: while an answer waits to be sent, nothing more is read from that peer. So one session costs at most one
  * answer of memory, and a peer that never reads is dropped by TCP_USER_TIMEOUT, or does no harm on a Unix socket.
  * An agent's answers are small, and it is also sent what it did not ask for: up to ANSWERS_TO_AGENT answers may wait while
- * more is read from it. So it may go on sending before it reads, and neither side comes to wait for the other.
+ * more is read from it. So it may go on sending before it reads, and neither side comes to wait for the other. An
+ * answer counts once more for each kB of its body: RELOAD_REPLY is not small.
  */
 #ifndef MEMNODE_SESSION_H
 #define MEMNODE_SESSION_H
@@ -43,7 +44,7 @@ typedef struct session
 	struct event *writable;
 	bool reads;               /* readable is waited for */
 	bool writes;              /* writable is */
-	uint32_t answers_waiting; /* since the output was empty last */
+	uint32_t answers_waiting; /* since the output was empty last, weighed */
 	session_state state;
 	lb_transport transport;
 	lb_role role;       /* SETTLED */

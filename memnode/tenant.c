@@ -105,7 +105,7 @@ tenant_create(tenant_table *table, const lb_hello *hello, uint64_t quota_pages)
 
 bool
 tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool, const lb_hello *hello,
-					 bool resumes, lb_status *status)
+					 attachment attachment, lb_status *status)
 {
 	uint64_t token = 0;
 
@@ -118,14 +118,16 @@ tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool, const
 	while (token == 0)
 		if (getrandom(&token, sizeof(token), 0) != sizeof(token) && errno != EINTR)
 			return lb_fail_errno(status, "cannot make a session token");
-	if (!resumes)
+	if (attachment == ATTACH_EMPTY)
 	{
 		tenant_discard_slabs(tenant, pool);
-		tenant->slab_pages = 0;
 		tenant->life++;
 		tenant->alive = true;
 	}
-	tenant->flushing.resumed = resumes;
+	if (attachment != ATTACH_RESUME)
+		tenant->life_epoch = hello->epoch;
+	/* a new life of the server learns from RELOAD what is flushed already */
+	tenant->flushing.untold = attachment == ATTACH_RESUME;
 	tenant->token = token;
 	tenant->epoch = hello->epoch;
 	memcpy(tenant->holder, hello->holder, sizeof(tenant->holder));
@@ -146,30 +148,53 @@ tenant_token_matches(const tenant *tenant, uint64_t token)
 	return difference == 0;
 }
 
+/* When no slab is left, the next ones may have another size. */
+static void
+forget_slab_numbers(tenant *tenant)
+{
+	slot_table_clear(&tenant->slots);
+	free(tenant->slabs);
+	tenant->slabs = NULL;
+	tenant->slab_numbers = 0;
+}
+
+/* Neither in the array nor in the table of slots any more. */
+static void
+doom_slab(tenant *tenant, slab_pool *pool, slab *slab)
+{
+	tenant->held_pages -= slab->pages;
+	slab_doom(pool, slab);
+	if (tenant->held_pages == 0)
+		forget_slab_numbers(tenant);
+}
+
 void
 tenant_grant_cancel(tenant *tenant, slab_pool *pool)
 {
-	if (tenant->grant.filling)
-	{
-		tenant->held_pages -= tenant->grant.filling->pages;
-		slab_doom(pool, tenant->grant.filling);
-	}
+	slab *filling = tenant->grant.filling;
+
 	tenant->grant = (grant){.active = false};
+	if (filling)
+		doom_slab(tenant, pool, filling);
+}
+
+lb_control
+tenant_control(const tenant *tenant)
+{
+	return tenant->doubtful ? (lb_control){.completed = 0} : tenant->control;
 }
 
 void
 tenant_discard_slabs(tenant *tenant, slab_pool *pool)
 {
 	tenant_grant_cancel(tenant, pool);
-	slot_table_clear(&tenant->slots);
-	tenant->alive = false;
+	tenant->alive = tenant->doubtful = false;
+	tenant->control = (lb_control){.completed = 0};
 	for (uint32_t i = 0; i < tenant->slab_numbers; i++)
 		if (tenant->slabs[i])
 			slab_doom(pool, tenant->slabs[i]);
-	free(tenant->slabs);
-	tenant->slabs = NULL;
-	tenant->slab_numbers = 0;
 	tenant->held_pages = 0;
+	forget_slab_numbers(tenant);
 }
 
 uint64_t
@@ -200,8 +225,7 @@ static void
 give_up_slab(tenant *tenant, slab_pool *pool, uint32_t number, slab *slab)
 {
 	slot_table_remove_slab(&tenant->slots, number);
-	tenant->held_pages -= slab->pages;
-	slab_doom(pool, slab);
+	doom_slab(tenant, pool, slab);
 }
 
 bool
@@ -285,8 +309,10 @@ void
 tenant_grant_begin(tenant *tenant, uint64_t sequence, const lb_slab_request *request)
 {
 	assert(!tenant->grant.active);
-	tenant->slab_pages = request->slab_pages;
-	tenant->grant = (grant){.active = true, .sequence = sequence, .wanted = request->count};
+	tenant->grant = (grant){.active = true,
+							.sequence = sequence,
+							.slab_pages = request->slab_pages,
+							.wanted = request->count};
 }
 
 /* Nothing more can be had: the answer is what there is. */
@@ -300,19 +326,20 @@ grant_end(tenant *tenant)
 static bool
 grant_start_slab(tenant *tenant, slab_pool *pool)
 {
+	uint32_t pages = tenant->grant.slab_pages;
 	lb_status status;
 
 	assert(!pool->doomed);
-	if (tenant_free_pages(tenant, pool) < tenant->slab_pages ||
-		!slot_table_numbers_suffice(free_slab_number(tenant), tenant->slab_pages))
+	if (tenant_free_pages(tenant, pool) < pages ||
+		!slot_table_numbers_suffice(free_slab_number(tenant), pages))
 		return grant_end(tenant);
-	tenant->grant.filling = slab_create(pool, tenant->slab_pages, &status);
+	tenant->grant.filling = slab_create(pool, pages, &status);
 	if (!tenant->grant.filling)
 	{
 		log_limited(LOG_WARNING, "instance %s: no further slab: %s", tenant->name, status.message);
 		return grant_end(tenant);
 	}
-	tenant->held_pages += tenant->slab_pages;
+	tenant->held_pages += pages;
 	return false;
 }
 
@@ -320,8 +347,7 @@ static void
 grant_drop_slab(tenant *tenant, slab_pool *pool, const char *reason)
 {
 	log_limited(LOG_WARNING, "instance %s: no further slab: %s", tenant->name, reason);
-	tenant->held_pages -= tenant->slab_pages;
-	slab_doom(pool, tenant->grant.filling);
+	doom_slab(tenant, pool, tenant->grant.filling);
 	tenant->grant.filling = NULL;
 }
 

@@ -9,7 +9,8 @@
  * Slabs are granted piece by piece: grant_begin, then grant_step until it says that the answer can be sent.
  *
  * A *life* of a tenant's memory begins empty and ends when the memory is given up. An agent that comes back may resume the
- * life that its former connection had; any other attachment begins a new one.
+ * life that its former connection had, and a new life of the server may go on with what the former one left; any other
+ * attachment begins a new one.
  */
 #ifndef MEMNODE_TENANT_H
 #define MEMNODE_TENANT_H
@@ -28,11 +29,20 @@
 
 struct session;
 
+/* What becomes of a tenant's memory when an agent attaches. */
+typedef enum attachment
+{
+	ATTACH_EMPTY,  /* nothing of it stays */
+	ATTACH_RESUME, /* the same life of the server goes on with it */
+	ATTACH_KEEP    /* a new life of the server: it finds what the former one left */
+} attachment;
+
 typedef struct grant
 {
 	bool active;
-	uint64_t sequence; /* of the request, for the answer */
-	uint32_t wanted;   /* slabs still to be granted */
+	uint64_t sequence;   /* of the request, for the answer */
+	uint32_t slab_pages; /* the size asked for */
+	uint32_t wanted;     /* slabs still to be granted */
 	slab *filling;
 	lb_slab_list granted;
 } grant;
@@ -51,15 +61,17 @@ typedef struct tenant
 	uint64_t token;
 	char holder[LB_HOLDER_MAX + 1];
 	uint64_t detached_ns;
+	uint64_t life_epoch; /* with which the server's present life attached first */
 
 	uint64_t quota_pages;
 	uint64_t held_pages;   /* in slabs granted or being filled */
-	uint32_t slab_pages;   /* size of every slab of this session; 0: not chosen yet */
 	uint32_t slab_numbers; /* length of the array */
 	slab **slabs;          /* by number; null: not in use */
 	slot_table slots;      /* what is in them */
 	uint64_t life;         /* counts them */
 	bool alive;            /* the memory was not given up since this life began */
+	lb_control control;    /* of this life: what CONTROL said last */
+	bool doubtful;         /* ... and not to be relied on any more: see tenant_control */
 	uint32_t returned;     /* slabs given back that the log does not tell of yet */
 	grant grant;
 	flushing flushing;
@@ -81,12 +93,16 @@ extern tenant *tenant_find(const tenant_table *table, const uint8_t uuid[LB_UUID
 /* A new record with epoch 0. Null if memory is short, or the table is full of tenants in use. */
 extern tenant *tenant_create(tenant_table *table, const lb_hello *hello, uint64_t quota_pages);
 
-/*
- * A new session begins. resumes: the holder is the former one, and its memory is to stay as it is. Else nothing of the
- * former one's memory is left, and unless the holder is the same there is a new token. The caller sets the agent.
- */
+/* A new session begins. Unless the holder is the same there is a new token. The caller sets the agent. */
 extern bool tenant_begin_session(tenant_table *table, tenant *tenant, slab_pool *pool,
-								 const lb_hello *hello, bool resumes, lb_status *status);
+								 const lb_hello *hello, attachment attachment, lb_status *status);
+
+/*
+ * Which checkpoints the pages here are good for; all zero: none. That is also so after a sync failed: the kernel forgets a failed
+ * write once it has told of it, so pages that the server itself had written to that file may be lost, although they are
+ * clean here. Redo of the whole WAL writes them again; redo that trusts in what is here would not.
+ */
+extern lb_control tenant_control(const tenant *tenant);
 
 /* Is this the token? Takes the same time whatever the difference. */
 extern bool tenant_token_matches(const tenant *tenant, uint64_t token);
@@ -109,7 +125,7 @@ extern bool tenant_return_slabs(tenant *tenant, slab_pool *pool, const lb_slab_l
 /* Give back all slabs whose numbers are not in the map. No grant is active. Returns how many. */
 extern uint32_t tenant_keep_slabs(tenant *tenant, slab_pool *pool, const lb_slab_keep *keep);
 
-/* The size has been checked; no other grant is active. */
+/* The size is that of the slabs that are there, if there are any; no other grant is active. */
 extern void tenant_grant_begin(tenant *tenant, uint64_t sequence, const lb_slab_request *request);
 
 /*

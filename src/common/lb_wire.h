@@ -130,7 +130,7 @@ typedef struct lb_hello
 				1]; /* agent: who it is, for people: "host:port, process N, /data/directory" */
 } lb_hello;
 
-/* HELLO's resume, without a token: a new life of the server wants whatever its former life has left (RELOAD). */
+/* HELLO's resume, with token 0: a new life of the server wants whatever its former life has left (RELOAD). */
 #define LB_RESUME_LIFE UINT64_MAX
 
 typedef struct lb_welcome
@@ -163,7 +163,7 @@ typedef struct lb_comm_region
 
 typedef struct lb_slab_request
 {
-	uint32_t slab_pages; /* the size of each; the same in every request of a session */
+	uint32_t slab_pages; /* the size of each: that of the slabs that are there, if there are any */
 	uint32_t count;      /* how many, at most LB_SLABS_PER_FRAME */
 } lb_slab_request;
 
@@ -311,7 +311,7 @@ typedef struct lb_storage_load
 
 /*
  * CONTROL: docs/recovery.md, section 2. The node keeps it for as long as it keeps the tenant's memory, and looks at nothing in it. All
- * zero: nothing was told.
+ * zero: nothing was told, or a sync of the node's has failed since, and what is clean may not be in the files.
  */
 typedef struct lb_control
 {

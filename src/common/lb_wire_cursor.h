@@ -1,6 +1,6 @@
 /*
  * lb_wire_cursor.h
- *	  The cursors that messages are encoded and decoded with; for lb_wire.c and lb_wire_flush.c only.
+ *	  The cursors that messages are encoded and decoded with; for lb_wire.c, lb_wire_flush.c and lb_wire_reload.c only.
  *
  * A reading cursor that would leave the body is marked as failed and gives zeros from then on, so that a decoder is a list
  * of fields with one test at its end: all there, and nothing left over.

@@ -112,9 +112,7 @@ lb_decode_reload_reply(const uint8_t *in, size_t length, lb_reload_reply *reply)
 	reply->slab_pages = get_u32(&r);
 	reply->more = get_flag(&r);
 	get_slot(&r, &reply->next);
-	reply->count = get_u32(&r);
-	if (r.failed || reply->count > LB_RELOAD_MAX)
-		return false;
+	reply->count = get_count(&r, 0, LB_RELOAD_MAX);
 	for (uint32_t i = 0; i < reply->count && good; i++)
 		good = get_reload_slot(&r, &reply->slots[i]);
 	return good && read_all(&r);

@@ -81,6 +81,9 @@ try_decoders(const uint8_t *in, size_t length)
 	TRY(flush_state, lb_flush_state);
 	TRY(slab_keep, lb_slab_keep);
 	TRY(storage_load, lb_storage_load);
+	TRY(control, lb_control);
+	TRY(reload, lb_slot_ref);
+	TRY(reload_reply, lb_reload_reply);
 	TRY_NUMBER(slab_number);
 	TRY_NUMBER(count);
 }
@@ -228,6 +231,20 @@ fill_randomly(uint8_t *out, size_t length)
 		out[i] = (uint8_t) random_u64();
 }
 
+static size_t
+make_reload_reply(uint8_t *out)
+{
+	static lb_reload_reply reply;
+
+	fill_randomly((uint8_t *) &reply.control, sizeof(reply.control));
+	reply.more = below(2) == 1;
+	reply.count = (uint32_t) below(LB_RELOAD_MAX + 1);
+	fill_randomly((uint8_t *) reply.slots, reply.count * sizeof(reply.slots[0]));
+	for (uint32_t i = 0; i < reply.count; i++)
+		reply.slots[i].kind = (uint8_t) (LB_SLOT_CLEAN + below(LB_SLOT_DIRTY));
+	return lb_encode_reload_reply(out, &reply);
+}
+
 /* A body of this type that its decoder accepts. */
 static size_t
 make_body(lb_frame_type type, uint8_t *out)
@@ -240,7 +257,7 @@ make_body(lb_frame_type type, uint8_t *out)
 		[LB_SLAB_GRANT] = {4, 4},     [LB_SLAB_RETURN] = {4, 4}, [LB_RELEASE] = {4, 16},
 		[LB_SLAB_MAP] = {4, 0},       [LB_SLAB_MAPPED] = {4, 0}, [LB_READ] = {4, 8},
 		[LB_STATUS_REPLY] = {120, 0}, [LB_CLEAN] = {4, 28},      [LB_STORAGE_LOAD] = {8, 0},
-		[LB_SLAB_KEEP] = {17, 0},
+		[LB_SLAB_KEEP] = {17, 0},     [LB_CONTROL] = {44, 0},    [LB_RELOAD] = {8, 0},
 	};
 	uint8_t count = (uint8_t) (1 + below(LB_BATCH_MAX));
 	lb_hello hello = {.version_min = 1, .version_max = 1, .role = (uint16_t) (1 + below(3))};
@@ -283,6 +300,8 @@ make_body(lb_frame_type type, uint8_t *out)
 			return lb_encode_fence(out, &fence);
 		case LB_FLUSH_STATE:
 			return lb_encode_flush_state(out, &flush);
+		case LB_RELOAD_REPLY:
+			return make_reload_reply(out);
 		case LB_PUSH_ACK:
 			return lb_encode_push_ack(out, &ack);
 		case LB_READ_REPLY:

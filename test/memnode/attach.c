@@ -42,7 +42,7 @@ test_agent(const char *uri)
 	ok(agent.welcome.token != 0 && agent.welcome.incarnation != 0, "token and incarnation");
 	is_number(agent.welcome.capacity_pages, 32 * 128, "capacity is the quota");
 	is_number(agent.welcome.free_pages, 32 * 128, "all of it is free");
-	is_number(agent.welcome.timeout_ms, 60000, "tenant timeout");
+	is_number(agent.welcome.timeout_ms, 300000, "tenant timeout");
 
 	hello.epoch = 6;
 	expect_refusal(&other, uri, &hello, LB_ERR_HELD, "second agent");
@@ -181,11 +181,14 @@ test_versions(const char *uri)
 	uint8_t body[LB_BODY_MAX] = {0};
 	client agent;
 
-	hello.version_min = 3;
-	hello.version_max = 4;
+	hello.version_min = LB_PROTOCOL_VERSION + 1;
+	hello.version_max = LB_PROTOCOL_VERSION + 2;
 	expect_refusal(&agent, uri, &hello, LB_ERR_VERSION, "later version");
 	note("%s", agent.error.message);
+	hello.version_min = hello.version_max = LB_PROTOCOL_VERSION - 1;
+	expect_refusal(&agent, uri, &hello, LB_ERR_VERSION, "earlier version");
 	hello.version_min = 1;
+	hello.version_max = LB_PROTOCOL_VERSION + 1;
 	client_open(&agent, uri);
 	is_number(client_hello(&agent, &hello), LB_WELCOME, "a range that has our version");
 	is_number(agent.welcome.version, LB_PROTOCOL_VERSION, "ours is chosen");
@@ -218,6 +221,8 @@ test_roles(void)
 {
 	lb_read_batch read = {.count = 1};
 	lb_slab_request request = {256, 1};
+	lb_control control = {.completed = 1};
+	lb_slot_ref slot = {0, 0};
 	uint8_t body[LB_BODY_MAX];
 	client agent;
 	client shm;
@@ -236,6 +241,9 @@ test_roles(void)
 	expect_role_error(&tcp, LB_SLAB_REQUEST, body, lb_encode_slab_request(body, &request),
 					  "backend");
 	expect_role_error(&tcp, LB_STATUS, NULL, 0, "backend");
+	expect_role_error(&tcp, LB_CONTROL, body, lb_encode_control(body, &control), "backend");
+	expect_role_error(&tcp, LB_RELOAD, body, lb_encode_reload(body, &slot), "backend");
+	expect_role_error(&monitor, LB_RELOAD, body, lb_encode_reload(body, &slot), "monitor");
 	expect_role_error(&monitor, LB_READ, body, lb_encode_read(body, &read), "monitor");
 	expect_role_error(&monitor, LB_SLAB_REQUEST, body, lb_encode_slab_request(body, &request),
 					  "monitor");

@@ -399,6 +399,36 @@ client_keep(client *client, const lb_slab_keep *keep)
 	client_send(client, LB_SLAB_KEEP, body, lb_encode_slab_keep(body, keep));
 }
 
+int
+client_control(client *client, const lb_control *control)
+{
+	uint8_t body[LB_BODY_MAX];
+
+	return ask(client, LB_CONTROL, body, lb_encode_control(body, control));
+}
+
+int
+client_receive_reload(client *client, lb_reload_reply *reply)
+{
+	int answer = client_receive(client);
+
+	memset(reply, 0, sizeof(*reply));
+	if (answer == LB_RELOAD_REPLY &&
+		!lb_decode_reload_reply(client->frame.body, client->frame.header.body_length, reply))
+		bail_out("the node sent a malformed RELOAD_REPLY");
+	return answer;
+}
+
+int
+client_reload(client *client, lb_slot_ref from, lb_reload_reply *reply)
+{
+	uint8_t body[LB_BODY_MAX];
+
+	if (!client_send(client, LB_RELOAD, body, lb_encode_reload(body, &from)))
+		return CLIENT_CLOSED;
+	return client_receive_reload(client, reply);
+}
+
 void
 client_fence(client *client, const lb_fence *fence)
 {

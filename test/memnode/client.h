@@ -105,6 +105,13 @@ extern void client_flush(client *client);
 extern void client_load(client *client, uint32_t reads, uint32_t read_us);
 extern void client_keep(client *client, const lb_slab_keep *keep);
 
+/* CONTROL and RELOAD, with their answers; each returns the answer's type. */
+extern int client_control(client *client, const lb_control *control);
+extern int client_reload(client *client, lb_slot_ref from, lb_reload_reply *reply);
+
+/* Receive the answer to a RELOAD that was sent. */
+extern int client_receive_reload(client *client, lb_reload_reply *reply);
+
 /* Send FENCE; its sequence is client->sequence. */
 extern void client_fence(client *client, const lb_fence *fence);
 

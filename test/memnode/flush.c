@@ -310,28 +310,11 @@ test_two_instances(void)
 static void
 test_damaged(void)
 {
-	char maps[64];
-	char memory[64];
-	char line[512];
-	unsigned long from = 0;
-	uint8_t byte = 0;
-	FILE *file;
 	write_back self;
 
 	write_back_start(&self, NULL, NULL);
 	push_pages(&self.agent, 100, 0, 2, 1, true);
-	snprintf(maps, sizeof(maps), "/proc/%d/maps", (int) self.node.pid);
-	snprintf(memory, sizeof(memory), "/proc/%d/mem", (int) self.node.pid);
-	file = fopen(maps, "r");
-	while (file && fgets(line, sizeof(line), file))
-		if (strstr(line, "memfd:legobase slab"))
-			sscanf(line, "%lx", &from);
-	if (file)
-		fclose(file);
-	file = fopen(memory, "r+");
-	if (!file || from == 0 || fseek(file, (long) from + 5000, SEEK_SET) != 0 ||
-		fread(&byte, 1, 1, file) != 1 || fseek(file, (long) from + 5000, SEEK_SET) != 0 ||
-		fputc(byte ^ 1, file) == EOF || fclose(file) != 0)
+	if (!write_back_damage(&self, 0))
 	{
 		note("not tested: the node's memory can't be changed here");
 		write_back_stop(&self);

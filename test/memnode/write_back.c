@@ -3,6 +3,7 @@
  *	  What the tests of dirty pages begin with.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "tap.h"
 #include "write_back.h"
@@ -50,18 +51,60 @@ write_back_stop(write_back *self)
 	data_remove(&self->data);
 }
 
-bool
-write_back_resume(write_back *self)
+static bool
+attach_again(write_back *self, uint64_t token, uint64_t resume)
 {
-	lb_welcome former = self->agent.welcome;
-	lb_hello hello = make_hello(LB_ROLE_AGENT, INSTANCE, ++self->epoch, former.token);
+	lb_hello hello = make_hello(LB_ROLE_AGENT, INSTANCE, ++self->epoch, token);
 
-	hello.resume = former.incarnation;
+	hello.resume = resume;
 	client_close(&self->agent);
 	client_open(&self->agent, self->node.tcp_uri);
 	if (client_hello(&self->agent, &hello) != LB_WELCOME)
 		bail_out("HELLO refused: %s", self->agent.error.message);
 	return self->agent.welcome.resumed;
+}
+
+bool
+write_back_resume(write_back *self)
+{
+	lb_welcome former = self->agent.welcome;
+
+	return attach_again(self, former.token, former.incarnation);
+}
+
+bool
+write_back_new_life(write_back *self)
+{
+	return attach_again(self, 0, LB_RESUME_LIFE);
+}
+
+bool
+write_back_damage(const write_back *self, uint32_t page)
+{
+	char path[64];
+	char line[512];
+	unsigned long at = 0;
+	uint8_t byte = 0;
+	FILE *file;
+	bool done;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int) self->node.pid);
+	file = fopen(path, "r");
+	while (file && fgets(line, sizeof(line), file))
+		if (strstr(line, "memfd:legobase slab"))
+			sscanf(line, "%lx", &at);
+	if (file)
+		fclose(file);
+	if (at == 0)
+		return false;
+	at += (unsigned long) page * LB_PAGE_SIZE + 5000;
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int) self->node.pid);
+	file = fopen(path, "r+");
+	if (!file)
+		return false;
+	done = fseek(file, (long) at, SEEK_SET) == 0 && fread(&byte, 1, 1, file) == 1 &&
+		   fseek(file, (long) at, SEEK_SET) == 0 && fputc(byte ^ 1, file) != EOF;
+	return fclose(file) == 0 && done;
 }
 
 uint64_t

@@ -32,6 +32,12 @@ extern void write_back_stop(write_back *self);
 /* The agent's connection ends; a new one resumes. True if the node says that it has. Nothing is asked of it. */
 extern bool write_back_resume(write_back *self);
 
+/* A new life of the server attaches: without a token, and wants what is there. The same. */
+extern bool write_back_new_life(write_back *self);
+
+/* Flip a bit of this page of the first slab in the node's memory. False: this system does not allow it. */
+extern bool write_back_damage(const write_back *self, uint32_t page);
+
 /* Push to slots and blocks from 'page' on. The result of the first; the others must have the same. */
 extern lb_push_result push_pages(client *agent, uint32_t relation, uint32_t page, uint32_t count,
 								 uint64_t version, bool dirty);

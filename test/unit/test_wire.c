@@ -185,14 +185,15 @@ static void
 test_length_limits(void **state)
 {
 	static const uint32_t body_max[LB_FRAME_TYPES] = {
-		[LB_HELLO] = 260,       [LB_WELCOME] = 47,        [LB_ERROR] = 261,
-		[LB_COMM_BUFFERS] = 16, [LB_SLAB_REQUEST] = 8,    [LB_SLAB_GRANT] = 260,
-		[LB_SLAB_RETURN] = 260, [LB_PUSH] = 3140,         [LB_PUSH_ACK] = 68,
-		[LB_RELEASE] = 1028,    [LB_SLAB_MAP] = 4,        [LB_SLAB_MAPPED] = 4,
-		[LB_READ] = 516,        [LB_READ_REPLY] = 4,      [LB_STATUS_REPLY] = 120,
-		[LB_STORAGE] = 65,      [LB_STORAGE_REPLY] = 268, [LB_CLEAN] = 1796,
-		[LB_FENCE] = 25,        [LB_FLUSH_STATE] = 307,   [LB_SLAB_KEEP] = 4096,
-		[LB_STORAGE_LOAD] = 8,
+		[LB_HELLO] = 260,          [LB_WELCOME] = 47,        [LB_ERROR] = 261,
+		[LB_COMM_BUFFERS] = 16,    [LB_SLAB_REQUEST] = 8,    [LB_SLAB_GRANT] = 260,
+		[LB_SLAB_RETURN] = 260,    [LB_PUSH] = 3140,         [LB_PUSH_ACK] = 68,
+		[LB_RELEASE] = 1028,       [LB_SLAB_MAP] = 4,        [LB_SLAB_MAPPED] = 4,
+		[LB_READ] = 516,           [LB_READ_REPLY] = 4,      [LB_STATUS_REPLY] = 120,
+		[LB_STORAGE] = 65,         [LB_STORAGE_REPLY] = 268, [LB_CLEAN] = 1796,
+		[LB_FENCE] = 25,           [LB_FLUSH_STATE] = 307,   [LB_SLAB_KEEP] = 4096,
+		[LB_STORAGE_LOAD] = 8,     [LB_CONTROL] = 44,        [LB_RELOAD] = 8,
+		[LB_RELOAD_REPLY] = 15961,
 	};
 	lb_header header;
 
@@ -223,7 +224,7 @@ test_length_limits(void **state)
 	}
 }
 
-/* The layout is a promise to other builds: these bytes may never change within version 2. */
+/* The layout is a promise to other builds: these bytes may never change within version 3. */
 static void
 test_bytes_on_the_wire(void **state)
 {
@@ -303,6 +304,91 @@ test_bytes_about_storage(void **state)
 	assert_memory_equal(body, load_bytes, sizeof(load_bytes));
 	assert_int_equal(lb_encode_storage(body, &storage), sizeof(storage_bytes));
 	assert_memory_equal(body, storage_bytes, sizeof(storage_bytes));
+}
+
+/* And for what a new life of a server asks. */
+static void
+test_bytes_about_reload(void **state)
+{
+	static const uint8_t bytes[] = {
+		1,  0, 0, 0, 0,  0, 0, 0x80,                                /* completed */
+		2,  0, 0, 0, 0,  0, 0, 0x81,                                /* pending */
+		3,  0, 0, 0, 0,  0, 0, 0x82,                                /* tier 1 */
+		4,  0, 0, 0,                                                /* checksums */
+		16, 1, 2, 3, 4,  5, 6, 7,    8,  9, 10, 11, 12, 13, 14, 15, /* boot id */
+		5,  0, 0, 0,                                                /* pages of a slab */
+		1,                                                          /* more */
+		6,  0, 0, 0, 7,  0, 0, 0,                                   /* next */
+		1,  0, 0, 0,                                                /* count */
+		8,  0, 0, 0, 9,  0, 0, 0,                                   /* slab, page */
+		10, 0, 0, 0, 11, 0, 0, 0,    12, 0, 0,  0,                  /* up to relation */
+		13, 0, 0, 0, 14, 0, 0, 0,                                   /* fork, block */
+		15, 0, 0, 0, 0,  0, 0, 0x83,                                /* version */
+		16, 0, 0, 0, 0,  0, 0, 0x84,                                /* checksum */
+		17, 0, 0, 0, 0,  0, 0, 0x85,                                /* LSN */
+		3,                                                          /* kind */
+	};
+	lb_reload_reply reply = {
+		.control = {.completed = UINT64_C(0x8000000000000001),
+					.pending = UINT64_C(0x8100000000000002),
+					.tier1 = UINT64_C(0x8200000000000003),
+					.checksums = 4,
+					.boot_id = {16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}},
+		.slab_pages = 5,
+		.more = true,
+		.next = {6, 7},
+		.count = 1,
+		.slots = {{.slot = {8, 9},
+				   .tag = {10, 11, 12, 13, 14},
+				   .version = UINT64_C(0x830000000000000f),
+				   .checksum = UINT64_C(0x8400000000000010),
+				   .lsn = UINT64_C(0x8500000000000011),
+				   .kind = LB_SLOT_DIRTY}}};
+	uint8_t body[LB_BODY_MAX];
+
+	(void) state;
+	assert_int_equal(sizeof(bytes), 61 + 53);
+	assert_int_equal(lb_encode_reload_reply(body, &reply), sizeof(bytes));
+	assert_memory_equal(body, bytes, sizeof(bytes));
+	assert_int_equal(lb_encode_control(body, &reply.control), 44);
+	assert_memory_equal(body, bytes, 44);
+	assert_int_equal(lb_encode_reload(body, &reply.next), 8);
+	assert_memory_equal(body, bytes + 49, 8);
+}
+
+/* A count beyond the limit, or other than what follows; bytes that are no flag and no kind. */
+static void
+test_forbidden_about_reload(void **state)
+{
+	static lb_reload_reply reply;
+	uint8_t body[LB_BODY_MAX] = {0};
+	size_t length;
+
+	(void) state;
+	reply = (lb_reload_reply){.count = 2};
+	reply.slots[0].kind = LB_SLOT_CLEAN;
+	reply.slots[1].kind = LB_SLOT_DIRTY;
+	length = lb_encode_reload_reply(body, &reply);
+	assert_int_equal(length, 61 + 2 * 53);
+	assert_true(lb_decode_reload_reply(body, length, &reply));
+	body[length - 1] = 0;
+	assert_false(lb_decode_reload_reply(body, length, &reply));
+	body[length - 1] = LB_SLOT_DIRTY + 1;
+	assert_false(lb_decode_reload_reply(body, length, &reply));
+	body[length - 1] = LB_SLOT_FLUSHED;
+	body[48] = 2; /* more */
+	assert_false(lb_decode_reload_reply(body, length, &reply));
+	body[48] = 1;
+	assert_true(lb_decode_reload_reply(body, length, &reply));
+	put_u32_at(body, 57, 1);
+	assert_false(lb_decode_reload_reply(body, length, &reply));
+	put_u32_at(body, 57, 3);
+	assert_false(lb_decode_reload_reply(body, length, &reply));
+	put_u32_at(body, 57, LB_RELOAD_MAX + 1);
+	assert_false(lb_decode_reload_reply(body, sizeof(body), &reply));
+	put_u32_at(body, 57, UINT32_MAX);
+	assert_false(lb_decode_reload_reply(body, length, &reply));
+	assert_false(lb_decode_reload_reply(body, 60, &reply));
 }
 
 static void
@@ -463,6 +549,8 @@ main(void)
 		cmocka_unit_test(test_forbidden_values),
 		cmocka_unit_test(test_bytes_about_storage),
 		cmocka_unit_test(test_forbidden_about_storage),
+		cmocka_unit_test(test_bytes_about_reload),
+		cmocka_unit_test(test_forbidden_about_reload),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_page_checksums),
 	};

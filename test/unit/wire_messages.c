@@ -494,6 +494,90 @@ decode_storage_load(const uint8_t *in, size_t length, message *m)
 	return lb_decode_storage_load(in, length, &m->storage_load);
 }
 
+static void
+random_control(lb_control *control)
+{
+	control->completed = random_u64();
+	control->pending = random_u64();
+	control->tier1 = random_u64();
+	control->checksums = random_u32();
+	for (size_t i = 0; i < sizeof(control->boot_id); i++)
+		control->boot_id[i] = (uint8_t) random_u32();
+}
+
+static void
+make_control(message *m, extent extent)
+{
+	(void) extent;
+	random_control(&m->control);
+}
+
+static size_t
+encode_control(uint8_t *out, const message *m)
+{
+	return lb_encode_control(out, &m->control);
+}
+
+static bool
+decode_control(const uint8_t *in, size_t length, message *m)
+{
+	return lb_decode_control(in, length, &m->control);
+}
+
+static void
+make_reload(message *m, extent extent)
+{
+	(void) extent;
+	m->slot = (lb_slot_ref){random_u32(), random_u32()};
+}
+
+static size_t
+encode_reload(uint8_t *out, const message *m)
+{
+	return lb_encode_reload(out, &m->slot);
+}
+
+static bool
+decode_reload(const uint8_t *in, size_t length, message *m)
+{
+	return lb_decode_reload(in, length, &m->slot);
+}
+
+static void
+make_reload_reply(message *m, extent extent)
+{
+	lb_reload_reply *reply = &m->reload_reply;
+
+	random_control(&reply->control);
+	reply->slab_pages = random_u32();
+	reply->more = pick(extent, 0, 1) == 1;
+	reply->next = (lb_slot_ref){random_u32(), random_u32()};
+	reply->count = pick(extent, 0, LB_RELOAD_MAX);
+	for (uint32_t i = 0; i < reply->count; i++)
+	{
+		lb_reload_slot *slot = &reply->slots[i];
+
+		slot->slot = (lb_slot_ref){random_u32(), random_u32()};
+		slot->tag = random_tag();
+		slot->version = random_u64();
+		slot->checksum = random_u64();
+		slot->lsn = random_u64();
+		slot->kind = (uint8_t) pick(extent, LB_SLOT_CLEAN, LB_SLOT_DIRTY);
+	}
+}
+
+static size_t
+encode_reload_reply(uint8_t *out, const message *m)
+{
+	return lb_encode_reload_reply(out, &m->reload_reply);
+}
+
+static bool
+decode_reload_reply(const uint8_t *in, size_t length, message *m)
+{
+	return lb_decode_reload_reply(in, length, &m->reload_reply);
+}
+
 const codec codecs[CODECS] = {
 	{LB_HELLO, make_hello, encode_hello, decode_hello},
 	{LB_WELCOME, make_welcome, encode_welcome, decode_welcome},
@@ -517,4 +601,7 @@ const codec codecs[CODECS] = {
 	{LB_FLUSH_STATE, make_flush_state, encode_flush_state, decode_flush_state},
 	{LB_SLAB_KEEP, make_slab_keep, encode_slab_keep, decode_slab_keep},
 	{LB_STORAGE_LOAD, make_storage_load, encode_storage_load, decode_storage_load},
+	{LB_CONTROL, make_control, encode_control, decode_control},
+	{LB_RELOAD, make_reload, encode_reload, decode_reload},
+	{LB_RELOAD_REPLY, make_reload_reply, encode_reload_reply, decode_reload_reply},
 };

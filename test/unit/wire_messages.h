@@ -28,6 +28,9 @@ typedef union message
 	lb_flush_state flush_state;
 	lb_slab_keep slab_keep;
 	lb_storage_load storage_load;
+	lb_control control;
+	lb_slot_ref slot;
+	lb_reload_reply reload_reply;
 	uint32_t number;
 } message;
 
@@ -47,7 +50,7 @@ typedef struct codec
 	bool (*decode)(const uint8_t *in, size_t length, message *m);
 } codec;
 
-#define CODECS 22
+#define CODECS 25
 extern const codec codecs[CODECS];
 
 extern uint64_t random_u64(void);
