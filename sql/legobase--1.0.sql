@@ -70,7 +70,47 @@ CREATE FUNCTION legobase_checkpoints(
     OUT failures bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'legobase_checkpoints'
-LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 1;
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 2;
+
+CREATE FUNCTION legobase_recovery(
+    OUT pool_state text,
+    OUT nodes_asked integer,
+    OUT nodes_kept integer,
+    OUT pages_listed bigint,
+    OUT pages_kept bigint,
+    OUT pages_dirty bigint,
+    OUT pages_discarded bigint,
+    OUT blocks_extended bigint,
+    OUT tier1_lsn pg_lsn,
+    OUT reload_started timestamptz,
+    OUT reload_time double precision,
+    OUT redo_state text,
+    OUT redo_records bigint,
+    OUT redo_skipped bigint,
+    OUT redo_bytes bigint,
+    OUT redo_bytes_skipped bigint,
+    OUT redo_compared bigint,
+    OUT redo_different bigint,
+    OUT redo_start_lsn pg_lsn,
+    OUT redo_end_lsn pg_lsn,
+    OUT redo_started timestamptz,
+    OUT redo_time double precision)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'legobase_recovery'
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 1;
+
+CREATE FUNCTION legobase_warm_up(
+    OUT state text,
+    OUT pages_listed bigint,
+    OUT pages_read bigint,
+    OUT pages_present bigint,
+    OUT pages_skipped bigint,
+    OUT percent double precision,
+    OUT started timestamptz,
+    OUT finished timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'legobase_warm_up'
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 1;
 
 CREATE FUNCTION legobase_pages(
     OUT reltablespace oid,
@@ -117,6 +157,8 @@ CREATE VIEW legobase_summary AS SELECT * FROM legobase_summary();
 CREATE VIEW legobase_nodes AS SELECT * FROM legobase_nodes();
 CREATE VIEW legobase_stat_io AS SELECT * FROM legobase_stat_io();
 CREATE VIEW legobase_checkpoints AS SELECT * FROM legobase_checkpoints();
+CREATE VIEW legobase_recovery AS SELECT * FROM legobase_recovery();
+CREATE VIEW legobase_warm_up AS SELECT * FROM legobase_warm_up();
 CREATE VIEW legobase_pages AS SELECT * FROM legobase_pages();
 CREATE VIEW legobase_latency AS SELECT * FROM legobase_latency();
 
@@ -125,6 +167,8 @@ REVOKE ALL ON FUNCTION legobase_summary() FROM PUBLIC;
 REVOKE ALL ON FUNCTION legobase_nodes() FROM PUBLIC;
 REVOKE ALL ON FUNCTION legobase_stat_io() FROM PUBLIC;
 REVOKE ALL ON FUNCTION legobase_checkpoints() FROM PUBLIC;
+REVOKE ALL ON FUNCTION legobase_recovery() FROM PUBLIC;
+REVOKE ALL ON FUNCTION legobase_warm_up() FROM PUBLIC;
 REVOKE ALL ON FUNCTION legobase_pages() FROM PUBLIC;
 REVOKE ALL ON FUNCTION legobase_latency() FROM PUBLIC;
 
@@ -132,13 +176,15 @@ GRANT EXECUTE ON FUNCTION legobase_summary() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION legobase_nodes() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION legobase_stat_io() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION legobase_checkpoints() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION legobase_recovery() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION legobase_warm_up() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION legobase_pages() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION legobase_latency() TO pg_monitor;
 
-REVOKE ALL ON legobase_summary, legobase_nodes, legobase_stat_io, legobase_checkpoints, legobase_pages,
-    legobase_latency FROM PUBLIC;
-GRANT SELECT ON legobase_summary, legobase_nodes, legobase_stat_io, legobase_checkpoints, legobase_pages,
-    legobase_latency TO pg_monitor;
+REVOKE ALL ON legobase_summary, legobase_nodes, legobase_stat_io, legobase_checkpoints, legobase_recovery, legobase_warm_up,
+    legobase_pages, legobase_latency FROM PUBLIC;
+GRANT SELECT ON legobase_summary, legobase_nodes, legobase_stat_io, legobase_checkpoints, legobase_recovery, legobase_warm_up,
+    legobase_pages, legobase_latency TO pg_monitor;
 
 -- What acts on the server is for superusers, and for whoever they grant it to.
 REVOKE ALL ON FUNCTION legobase_reset_stats() FROM PUBLIC;

@@ -8,6 +8,8 @@ RESET client_min_messages;
 \d legobase_nodes
 \d legobase_stat_io
 \d legobase_checkpoints
+\d legobase_recovery
+\d legobase_warm_up
 \d legobase_pages
 \d legobase_latency
 \df legobase_reset_stats
@@ -27,11 +29,28 @@ CHECKPOINT;
 SELECT tier, lsn = redo_lsn AS lsn, lag BETWEEN 0 AND 1000000 AS lag, count > 0 AS count,
        last_time = checkpoint_time AS last_time, lag_bytes = lag_pages * 8192 AS lag_bytes,
        waiting, wait_time >= 0 AS wait_time, failures
-  FROM legobase_checkpoints, pg_control_checkpoint();
+  FROM legobase_checkpoints, pg_control_checkpoint() WHERE tier = 2;
+
+-- Tier 1 is behind what has been written by as much as the lag says
+SELECT tier, (lsn IS NULL) = (lag IS NULL) AS lsn_and_lag, (lsn IS NULL) = (count = 0) AS lsn_and_count,
+       (last_time IS NULL) = (count = 0) AS last_time, lag >= 0 IS NOT FALSE AS lag,
+       lag_bytes = lag_pages * 8192 AS lag_bytes, waiting IS NOT NULL AS waiting, wait_time >= 0 AS wait_time, failures >= 0 AS failures
+  FROM legobase_checkpoints WHERE tier = 1;
+SELECT tier FROM legobase_checkpoints;
+
+-- How this life of the server began
+SELECT pool_state, nodes_asked >= nodes_kept AS nodes, pages_listed >= pages_kept AS listed, pages_kept >= pages_dirty AS kept,
+       pages_listed >= pages_discarded AS discarded, blocks_extended >= 0 AS extended, reload_time >= 0 AS reload_time,
+       redo_records >= redo_skipped AS records, redo_bytes >= redo_bytes_skipped AS bytes, redo_compared >= redo_different AS compared,
+       (redo_end_lsn >= redo_start_lsn) IS NOT FALSE AS redo, redo_time >= 0 AS redo_time
+  FROM legobase_recovery;
+SELECT state IN ('none', 'running', 'done') AS state, pages_listed >= pages_read + pages_present + pages_skipped AS pages,
+       percent BETWEEN 0 AND 100 IS NOT FALSE AS percent, finished < started IS NOT TRUE AS times
+  FROM legobase_warm_up;
 
 -- How long it will take is known if nothing is dirty, or once something was written.
-SELECT count(*) FROM legobase_checkpoints WHERE lag_pages = 0 AND seconds_left <> 0;
-SELECT count(*) FROM legobase_checkpoints WHERE pages_per_second IS NULL AND lag_pages > 0 AND seconds_left IS NOT NULL;
+SELECT count(*) FROM legobase_checkpoints WHERE tier = 2 AND lag_pages = 0 AND seconds_left <> 0;
+SELECT count(*) FROM legobase_checkpoints WHERE tier = 2 AND pages_per_second IS NULL AND lag_pages > 0 AND seconds_left IS NOT NULL;
 
 -- Who may do what: pg_monitor reads, nobody acts
 SELECT p.proname, has_function_privilege('public', p.oid, 'EXECUTE') AS public,
@@ -56,6 +75,8 @@ SELECT count(*) FROM legobase_summary;
 SELECT count(*) >= 1 AS nodes FROM legobase_nodes;
 SELECT count(*) FROM legobase_stat_io;
 SELECT count(*) FROM legobase_checkpoints;
+SELECT count(*) FROM legobase_recovery;
+SELECT count(*) FROM legobase_warm_up;
 SELECT count(*) >= 0 AS pages FROM legobase_pages;
 SELECT count(*) >= 0 AS latency FROM legobase_latency;
 SELECT legobase_reset_stats();

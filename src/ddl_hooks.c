@@ -42,6 +42,7 @@
 #include "checkpoint_sync.h"
 #include "ddl_hooks.h"
 #include "legobase.h"
+#include "pool_gate.h"
 #include "remote_smgr.h"
 
 static ProcessUtility_hook_type next_utility_hook;
@@ -215,6 +216,7 @@ legobase_dbase_redo(XLogReaderState *record)
 		dbase_rm_redo(record);
 		return;
 	}
+	PoolGateWait();
 	switch (XLogRecGetInfo(record) & ~XLR_INFO_MASK)
 	{
 		case XLOG_DBASE_CREATE_FILE_COPY:

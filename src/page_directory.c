@@ -97,16 +97,23 @@ PageDirectoryShmemInit(void)
 
 	page_directory->entries = n;
 	page_directory->buckets = bucket_count(n);
-	pg_atomic_init_u32(&page_directory->used, 0);
+	page_directory->redo_base = InvalidXLogRecPtr;
 	pg_atomic_init_u64(&page_directory->next_version, 1);
 	pg_atomic_init_u32(&page_directory->everything, 0);
 	for (int i = 0; i < DIRECTORY_PARTITIONS; i++)
 		pg_atomic_init_u32(&page_directory->changes[i], 0);
 	page_directory->relation_counters = relation_counter_count(n);
+	page_clear_all();
+}
+
+void
+page_clear_all(void)
+{
+	pg_atomic_init_u32(&page_directory->used, 0);
 	for (uint32 i = 0; i < page_directory->relation_counters; i++)
 		pg_atomic_init_u32(&page_relation_counters[i], 0);
 	memset(page_bucket_heads, 0xff, sizeof(uint32) * page_directory->buckets);
-	for (uint32 i = 0; i < n; i++)
+	for (uint32 i = 0; i < page_directory->entries; i++)
 	{
 		memset(&page_entries[i], 0, sizeof(PageDirectoryEntry));
 		pg_atomic_init_u32(&page_entries[i].state, 0);
@@ -133,9 +140,17 @@ PageDirectoryUsed(void)
 	return pg_atomic_read_u32(&page_directory->used);
 }
 
-/* Take a linked entry out of its chain. The partition's lock must be held exclusively; the reference is still there. */
-static void
-take_out(const Bucket *bucket, uint32 entry)
+void
+page_put_in(const Bucket *bucket, uint32 entry)
+{
+	page_entries[entry].next = *bucket->head;
+	*bucket->head = entry;
+	pg_atomic_fetch_add_u32(relation_counter(&page_entries[entry].tag), 1);
+	pg_atomic_fetch_add_u32(&page_directory->used, 1);
+}
+
+void
+page_take_out(const Bucket *bucket, uint32 entry)
 {
 	uint32 *link = bucket->head;
 
@@ -144,13 +159,14 @@ take_out(const Bucket *bucket, uint32 entry)
 	*link = page_entries[entry].next;
 	pg_atomic_fetch_sub_u32(relation_counter(&page_entries[entry].tag), 1);
 	pg_atomic_fetch_sub_u32(&page_directory->used, 1);
+	page_forget_reloaded(entry);
 }
 
 void
 page_unlink_entry(const Bucket *bucket, uint32 entry)
 {
 	page_mark_clean(entry);
-	take_out(bucket, entry);
+	page_take_out(bucket, entry);
 	drop(entry, LINKED | REF_ONE);
 }
 
@@ -222,7 +238,10 @@ PageDirectoryPeek(const lb_page_tag *tag, PagePin *found)
 	found->entry = find_in(&bucket, tag);
 	if (found->entry != INVALID_ENTRY)
 	{
-		found->comm_buffer = page_entries[found->entry].comm_buffer;
+		/* It means something else in a reloaded entry. */
+		found->comm_buffer = pg_atomic_read_u32(&page_entries[found->entry].state) & IN_FLIGHT
+								 ? page_entries[found->entry].comm_buffer
+								 : INVALID_COMM_BUFFER;
 		found->version = page_entries[found->entry].version;
 		found->checksum = page_entries[found->entry].checksum;
 	}
@@ -295,12 +314,9 @@ page_link_entry(const Bucket *bucket, uint32 entry, const lb_page_tag *tag, uint
 	fresh->version = pg_atomic_fetch_add_u64(&page_directory->next_version, 1);
 	fresh->checksum = checksum;
 	fresh->comm_buffer = comm_buffer;
-	fresh->next = *bucket->head;
 	pg_atomic_fetch_add_u32(&fresh->state,
 							REF_ONE + LINKED + IN_FLIGHT + usage * USAGE_ONE + flags);
-	*bucket->head = entry;
-	pg_atomic_fetch_add_u32(relation_counter(tag), 1);
-	pg_atomic_fetch_add_u32(&page_directory->used, 1);
+	page_put_in(bucket, entry);
 	return fresh->version;
 }
 
@@ -344,7 +360,7 @@ PageDirectoryLink(uint32 entry, const lb_page_tag *tag, uint64 checksum, uint32 
 	 */
 	if (version != 0 && stamp && !stamp_holds(&bucket, stamp))
 	{
-		take_out(&bucket, entry);
+		page_take_out(&bucket, entry);
 		pg_atomic_fetch_sub_u32(&page_entries[entry].state, LINKED + IN_FLIGHT + REF_ONE);
 		version = 0;
 	}
@@ -362,8 +378,9 @@ PageDirectoryPushEnded(uint32 entry, bool published)
 
 	LWLockAcquire(bucket.lock, LW_EXCLUSIVE);
 	pushed->comm_buffer = INVALID_COMM_BUFFER;
-	pg_atomic_fetch_and_u32(&pushed->state, ~IN_FLIGHT);
+	/* Published or not: it may have the page without our knowing, or still what was in the slot before. */
 	pg_atomic_fetch_or_u32(&pushed->state, NODE_HOLDS);
+	pg_atomic_fetch_and_u32(&pushed->state, ~IN_FLIGHT);
 	if (!published && (pg_atomic_read_u32(&pushed->state) & LINKED))
 	{
 		if (pg_atomic_read_u32(&pushed->state) & DIRTY)
@@ -381,7 +398,7 @@ PageDirectoryReserve(uint32 entry)
 	pg_atomic_uint32 *state = &page_entries[entry].state;
 	uint32 before = pg_atomic_read_u32(state);
 
-	/* The entry is ours alone, but for PageDirectoryTakeRelease, which may clear NODE_HOLDS. */
+	/* The entry is ours alone, but for NODE_HOLDS, which the agent may clear or set at any time. */
 	Assert(REFS(before) == 0 && (before & (LINKED | IN_FLIGHT)) == 0);
 	while (!pg_atomic_compare_exchange_u32(state, &before, (before & NODE_HOLDS) | REF_ONE))
 		;
@@ -431,7 +448,7 @@ PageDirectoryTryEvict(uint32 number, bool (*still_wanted)(const lb_page_tag *tag
 		return false;
 	}
 	/* No pin can come while we hold the lock exclusively; the link's reference becomes the reservation's. */
-	take_out(&bucket, number);
+	page_take_out(&bucket, number);
 	pg_atomic_fetch_and_u32(&entry->state, ~LINKED);
 	LWLockRelease(bucket.lock);
 	return true;
@@ -464,14 +481,40 @@ PageDirectoryGetRow(uint32 number, PageDirectoryRow *row)
 }
 
 bool
+PageDirectoryIsUnused(uint32 entry)
+{
+	return REFS(pg_atomic_read_u32(&page_entries[entry].state)) == 0;
+}
+
+/* docs/locking.md, section 2, has the reasons, case by case. */
+bool
 PageDirectoryTakeRelease(uint32 number, uint64 *version)
 {
 	PageDirectoryEntry *entry = &page_entries[number];
 	uint32 state = pg_atomic_read_u32(&entry->state);
 
-	if (REFS(state) != 0 || !(state & NODE_HOLDS))
-		return false;
-	*version = entry->version;
-	/* Had it been used and freed again meanwhile, the version would be too old, and the node would ignore the release. */
-	return pg_atomic_compare_exchange_u32(&entry->state, &state, state & ~NODE_HOLDS);
+	do
+	{
+		uint32 link = state & (LINKED | IN_FLIGHT);
+
+		/* A page in its slot; or one that is not on its way, in a slot that has nothing. */
+		if (link == LINKED || (link != IN_FLIGHT && !(state & NODE_HOLDS)))
+			return false;
+		pg_read_barrier(); /* the version that goes with the state, or a later one that is not sent yet */
+		*version = entry->version;
+		if (link == (LINKED | IN_FLIGHT))
+			*version -= 1; /* what was there before, and not the page that is wanted there */
+	} while (!pg_atomic_compare_exchange_u32(&entry->state, &state, state & ~NODE_HOLDS));
+	return true;
+}
+
+void
+PageDirectoryReleaseAgain(uint32 from, uint32 to)
+{
+	for (uint32 i = from; i < to; i++)
+	{
+		/* One that was never linked has never been pushed either. */
+		if (page_entries[i].version != 0)
+			pg_atomic_fetch_or_u32(&page_entries[i].state, NODE_HOLDS);
+	}
 }

@@ -17,6 +17,7 @@
  *	  unlinked	no longer found; pinned by readers or by the push under way until they are done
  *
  *	  free -> reserved -> in flight -> remote -> (victim: reserved) | (unlinked -> free)
+ *	  free -> remote	the agent, before anybody else uses the directory: page_reload.h
  *
  * Links are changed with the partition's lock held exclusively, and followed with it held in shared mode. The reference
  * count (one for being linked, one for a push under way, one for each pin) is atomic; who brings it to zero frees the slot.
@@ -48,7 +49,7 @@ typedef struct PageDirectoryEntry
 	uint64 version;         /* of the page; higher is newer */
 	uint64 checksum;        /* lb_page_checksum of the page */
 	pg_atomic_uint32 state; /* reference count, usage, flags; page_directory.c */
-	uint32 comm_buffer;     /* while in flight */
+	uint32 comm_buffer;     /* while in flight; means something else in a reloaded entry */
 } PageDirectoryEntry;
 
 /* A pinned page, as PageDirectoryPin found it. */
@@ -217,10 +218,21 @@ extern bool PageDirectoryMayHoldFork(const lb_page_tag *tag);
 /* Linked entries. */
 extern uint32 PageDirectoryUsed(void);
 
+/* No references: it is in its slab's list of free slots, or may be put there. */
+extern bool PageDirectoryIsUnused(uint32 entry);
+
 /*
- * For telling memory nodes which slots hold nothing any more: if the entry is free and its node has not been told, mark it as
- * told and give the version that the node has there.
+ * Agent, for telling memory nodes which slots hold nothing of worth any more: may the entry's slot have something there that is not
+ * linked? Then true, once; the node is to empty the slot if it has *this version or an older one*. Readers that have the entry pinned
+ * are not disturbed: only the slot's identity goes. The RELEASE must go out on the node's connection before any further PUSH
+ * does.
+ *
+ * When all entries of a node's slabs (active or draining) were asked, and the RELEASEs sent, no frame that was sent before can leave a page
+ * in a slot there that had been unlinked before.
  */
 extern bool PageDirectoryTakeRelease(uint32 entry, uint64 *version);
+
+/* Agent: the connection to the node of entries [from, to) broke, so RELEASEs may not have arrived: they are to be taken again. */
+extern void PageDirectoryReleaseAgain(uint32 from, uint32 to);
 
 #endif /* LEGOBASE_PAGE_DIRECTORY_H */

@@ -1,9 +1,11 @@
 /*
  * page_directory_internal.h
- *	  The page directory's inside, for page_directory.c, page_dirty.c and page_forget.c only.
+ *	  The page directory's inside, for page_directory.c, page_dirty.c, page_forget.c and page_reload.c only.
  */
 #ifndef LEGOBASE_PAGE_DIRECTORY_INTERNAL_H
 #define LEGOBASE_PAGE_DIRECTORY_INTERNAL_H
+
+#include "access/xlogdefs.h"
 
 #include "page_directory.h"
 #include "slab_table.h"
@@ -18,9 +20,12 @@
 #define USAGE_MASK UINT32_C(0x00300000)
 #define LINKED UINT32_C(0x00400000)     /* found through the hash table */
 #define IN_FLIGHT UINT32_C(0x00800000)  /* the push has not ended */
-#define NODE_HOLDS UINT32_C(0x01000000) /* the memory node holds something in the slot */
+#define NODE_HOLDS UINT32_C(0x01000000) /* the memory node may hold something in the slot */
 #define DIRTY UINT32_C(0x02000000)      /* the file has something older; only while linked */
 #define GENERATION UINT32_C(0x04000000) /* of a dirty page: the parity of its generation */
+#define LSN_KNOWN \
+	UINT32_C(0x08000000)             /* reloaded: comm_buffer says up to where; see page_reload.c */
+#define DURABLE UINT32_C(0x10000000) /* reloaded: the file surely has it */
 
 #define REFS(state) ((state) &REF_MASK)
 #define USAGE(state) (((state) &USAGE_MASK) / USAGE_ONE)
@@ -34,6 +39,7 @@ typedef struct PageDirectory
 	pg_atomic_uint32 everything; /* changes of many pages at once; see PageStamp */
 	pg_atomic_uint32 changes[DIRECTORY_PARTITIONS];
 	uint32 relation_counters; /* a power of two */
+	XLogRecPtr redo_base;     /* LSNs of reloaded pages are kept relative to this */
 } PageDirectory;
 
 extern PageDirectory *page_directory;
@@ -98,8 +104,17 @@ drop(uint32 entry, uint32 refs_and_flags)
 		SlabTablePutFree(entry);
 }
 
+/* Put a described entry into its chain, which makes it linked but for its flags. The partition's lock must be held exclusively. */
+extern void page_put_in(const Bucket *bucket, uint32 entry);
+
+/* Take a linked entry out of its chain; its flags and the link's reference are the caller's. The lock as above. */
+extern void page_take_out(const Bucket *bucket, uint32 entry);
+
 /* Take a linked entry out of the directory, dirty or not. The partition's lock must be held exclusively. */
 extern void page_unlink_entry(const Bucket *bucket, uint32 entry);
+
+/* No entry is linked or in use, no page counted. */
+extern void page_clear_all(void);
 
 /*
  * Describe a reserved entry, and put it into its chain, with a new version, which is returned. flags: DIRTY and its generation, or
@@ -110,7 +125,15 @@ extern uint64 page_link_entry(const Bucket *bucket, uint32 entry, const lb_page_
 
 /* page_dirty.c. The entry is linked, its partition's lock held exclusively; nothing happens if it is not dirty. */
 extern void page_mark_clean(uint32 entry);
+
+/* Count an entry that is about to be linked as dirty in the present generation; returns the flags that say so. */
+extern uint32 page_count_dirty(uint32 entry, const lb_page_tag *tag);
+
 extern Size page_dirty_shmem_size(void);
 extern void page_dirty_shmem_init(void);
+extern void page_dirty_clear(void);
+
+/* page_reload.c: what is known of a reloaded entry is not known any more. The partition's lock must be held exclusively. */
+extern void page_forget_reloaded(uint32 entry);
 
 #endif /* LEGOBASE_PAGE_DIRECTORY_INTERNAL_H */

@@ -40,8 +40,13 @@ page_dirty_shmem_init(void)
 	bool found;
 
 	dirty = ShmemInitStruct("legobase dirty pages", sizeof(PageDirty), &found);
-	if (found)
-		return;
+	if (!found)
+		page_dirty_clear();
+}
+
+void
+page_dirty_clear(void)
+{
 	pg_atomic_init_u32(&dirty->all, 0);
 	for (int i = 0; i < MAX_NODES; i++)
 		pg_atomic_init_u32(&dirty->nodes[i], 0);
@@ -83,6 +88,15 @@ count_dirty(uint32 entry, const lb_page_tag *tag, uint32 generation)
 	pg_atomic_fetch_add_u32(&dirty->nodes[node_of(entry)], 1);
 	pg_atomic_fetch_add_u32(&dirty->generations[generation], 1);
 	pg_atomic_fetch_add_u32(relation_dirty_counter(tag), 1);
+}
+
+uint32
+page_count_dirty(uint32 entry, const lb_page_tag *tag)
+{
+	uint32 generation = pg_atomic_read_u32(&dirty->present);
+
+	count_dirty(entry, tag, generation);
+	return DIRTY | (generation ? GENERATION : 0);
 }
 
 void

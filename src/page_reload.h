@@ -2,7 +2,7 @@
  * page_reload.h
  *	  The page directory's part in coming back to a pool that a former life of the server has left (docs/recovery.md).
  *
- * All but the redo bound is for the agent, while the gate is closed: nobody else uses the directory then.
+ * All but the redo bound is for the agent, while the gate is closed: nobody else uses the directory then, but for views.
  */
 #ifndef LEGOBASE_PAGE_RELOAD_H
 #define LEGOBASE_PAGE_RELOAD_H
@@ -28,19 +28,23 @@ extern void PageDirectorySetRedoBase(XLogRecPtr redo);
 
 /*
  * Link a page to the entry of the slot that has it, in a slab that was added for it (SlabTableAdd; its free list is made anew by
- * SlabTableRebuildFree afterwards). If another entry has the page, the higher version stays. Returns the entry that lost, which is
- * not linked (its node still holds something there: PageDirectoryTakeRelease), or INVALID_ENTRY. Raises the next version
- * above this one.
+ * SlabTableRebuildFree afterwards, and useless until then). Each entry at most once: a node that lists a slot twice
+ * (PageDirectoryIsLinked, or it was returned here) is not to be believed. If another entry has the page, the higher version stays, of equal ones
+ * either. Returns the entry that lost, which is not linked (its node still holds something there: PageDirectoryTakeRelease), or
+ * INVALID_ENTRY. Raises the next version above this one.
  */
 extern uint32 PageDirectoryReload(uint32 entry, const PageReload *page);
 
-/* A linked, reloaded entry as it was given to PageDirectoryReload. False if it is not linked. For the check of the files. */
+/*
+ * A linked, reloaded entry as it was given to PageDirectoryReload, but for its LSN: if that was above the redo base, a lower bound that is
+ * above it as well; else 0. False if it is not linked. For the check of the files, before the gate is opened.
+ */
 extern bool PageDirectoryGetReloaded(uint32 entry, PageReload *page);
 
-/* Discard it after all: unlink, without a fence, dirty or not. */
+/* Discard it after all, before SlabTableRebuildFree: unlink, without a fence, dirty or not. Its node still holds it, as above. */
 extern void PageDirectoryDiscardReloaded(uint32 entry);
 
-/* An agent died while reloading: no page is linked, no slab is used. */
+/* An agent died while reloading: no page is linked, no slab is used. Versions go on from where they were. */
 extern void PageDirectoryReset(void);
 
 /*

@@ -30,26 +30,31 @@ typedef struct ReloadFigures
 	uint64 pages_discarded; /* listed and not kept */
 	uint64 blocks_extended; /* added to files that were shorter than a page's number */
 	XLogRecPtr tier1;       /* the lowest L1 that a kept node knew; 0: none */
-	TimestampTz started;
-	uint64 elapsed_us; /* of the whole, when open */
+	TimestampTz started;    /* 0: nothing was reloaded */
+	uint64 elapsed_us;      /* of the whole, when open */
 } ReloadFigures;
 
 extern Size PoolGateShmemSize(void);
 extern void PoolGateShmemInit(void);
 
+/* Without shared memory of ours (single-user mode) it is open. */
 extern GatePhase PoolGatePhase(void);
 
 /*
  * Any process, before it looks at the directory or at a relation's files: wait until the gate is open. One atomic read when it
- * is. Serves no interrupts, but in the startup process its own; ends the process if the postmaster is gone. The agent never waits. Allowed
- * in critical sections. Opens the gate itself if no agent has come within 10 s (see the document).
+ * is. Serves no interrupts, but in the startup process its own (not in a critical section); ends the process if the postmaster is gone. The
+ * agent never waits: whoever has called PoolGateBeginReload. Allowed in critical sections. Opens the gate itself if no agent
+ * has come within 10 s (see the document).
  */
 extern void PoolGateWait(void);
 
-/* Agent: CLOSED -> RELOADING. False: it is not closed. */
+/*
+ * Agent, each as soon as it has said that it is one (CommBufferSetAgent): CLOSED -> RELOADING. False: it was not closed; PoolGatePhase
+ * says whether a predecessor is to be succeeded in the middle. From now on this process does not wait at the gate.
+ */
 extern bool PoolGateBeginReload(void);
 
-/* Agent: open it; the figures are what will be shown. */
+/* Agent: RELOADING -> OPEN; the figures are what will be shown. */
 extern void PoolGateOpen(const ReloadFigures *figures);
 
 /* Agent: progress, while RELOADING. Any process: read. Consistent copies. */

@@ -14,6 +14,9 @@
  *
  * PostgreSQL's buffer manager reads and writes a page under locks that exclude all this for pages of shared_buffers; but
  * pg_prewarm, for one, reads without them.
+ *
+ * All this holds from the moment on when the directory knows what memory nodes have: every function that looks at the directory or at files
+ * first waits for that (PoolGateWait).
  */
 #include "postgres.h"
 
@@ -36,6 +39,7 @@
 #include "page_fence.h"
 #include "page_fetch.h"
 #include "page_push.h"
+#include "pool_gate.h"
 #include "read_ahead.h"
 #include "remote_smgr.h"
 #include "settings.h"
@@ -72,6 +76,7 @@ remote_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 	uint64 start;
 	uint64 elapsed;
 
+	PoolGateWait();
 	if (!is_remote(&reln->smgr_rnode))
 	{
 		mdread(reln, forknum, blocknum, buffer);
@@ -247,6 +252,7 @@ static void
 remote_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
 			 bool skipFsync)
 {
+	PoolGateWait();
 	if (is_remote(&reln->smgr_rnode))
 	{
 		lb_page_tag tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
@@ -261,6 +267,7 @@ static void
 remote_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer,
 			  bool skipFsync)
 {
+	PoolGateWait();
 	write_through(mdextend, reln, forknum, blocknum, buffer, skipFsync);
 }
 
@@ -268,6 +275,7 @@ remote_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char 
 static bool
 remote_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
 {
+	PoolGateWait();
 	if (is_remote(&reln->smgr_rnode) && SlabTableActivePages() > 0)
 	{
 		lb_page_tag tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
@@ -301,6 +309,7 @@ check_segments_open(SMgrRelation reln, ForkNumber forknum, BlockNumber old_block
 static void
 remote_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, BlockNumber nblocks)
 {
+	PoolGateWait();
 	if (is_remote(&reln->smgr_rnode) && nblocks < old_blocks)
 	{
 		PageSelection selection = {.by_tablespace = true,
@@ -355,6 +364,7 @@ blocks_on_disk(const RelFileNodeBackend *rnode, ForkNumber forknum)
 static void
 remote_unlink(RelFileNodeBackend rnode, ForkNumber forknum, bool isRedo)
 {
+	PoolGateWait();
 	if (is_remote(&rnode))
 	{
 		PageSelection selection = {.by_tablespace = true,
@@ -414,6 +424,7 @@ RemoteForgetRelation(RelFileNode rnode)
 static void
 remote_immedsync(SMgrRelation reln, ForkNumber forknum)
 {
+	PoolGateWait();
 	if (is_remote(&reln->smgr_rnode))
 	{
 		lb_page_tag tag = page_tag(&reln->smgr_rnode.node, forknum, 0);
@@ -424,20 +435,65 @@ remote_immedsync(SMgrRelation reln, ForkNumber forknum)
 	mdimmedsync(reln, forknum);
 }
 
+static bool
+remote_exists(SMgrRelation reln, ForkNumber forknum)
+{
+	PoolGateWait();
+	return mdexists(reln, forknum);
+}
+
+static BlockNumber
+remote_nblocks(SMgrRelation reln, ForkNumber forknum)
+{
+	PoolGateWait();
+	return mdnblocks(reln, forknum);
+}
+
+/*
+ * A file that is made anew must never meet an old remote copy, wherever that came from: nothing should be there, and the counter says so
+ * nearly always. Redo creates, before it reads or writes a page, files that mostly exist: their pages stay.
+ */
+static void
+forget_before_create(SMgrRelation reln, ForkNumber forknum, bool isRedo)
+{
+	PageSelection selection = {.by_tablespace = true,
+							   .by_database = true,
+							   .by_relation = true,
+							   .by_fork = true,
+							   .from = page_tag(&reln->smgr_rnode.node, forknum, 0),
+							   .end = InvalidBlockNumber};
+
+	if (!PageDirectoryMayHoldFork(&selection.from) || reln->md_num_open_segs[forknum] > 0)
+		return;
+	if (!mdexists(reln, forknum))
+		(void) forget_fenced(&selection);
+	else if (!isRedo) /* mdcreate will complain, and expects no open file */
+		mdclose(reln, forknum);
+}
+
+static void
+remote_create(SMgrRelation reln, ForkNumber forknum, bool isRedo)
+{
+	PoolGateWait();
+	if (is_remote(&reln->smgr_rnode))
+		forget_before_create(reln, forknum, isRedo);
+	mdcreate(reln, forknum, isRedo);
+}
+
 const SmgrTable remote_smgr_table = {
 	.smgr_init = mdinit,
 	.smgr_shutdown = NULL,
 	.smgr_open = mdopen,
 	.smgr_close = remote_close,
-	.smgr_create = mdcreate,
-	.smgr_exists = mdexists,
+	.smgr_create = remote_create,
+	.smgr_exists = remote_exists,
 	.smgr_unlink = remote_unlink,
 	.smgr_extend = remote_extend,
 	.smgr_prefetch = remote_prefetch,
 	.smgr_read = remote_read,
 	.smgr_write = remote_write,
 	.smgr_writeback = mdwriteback,
-	.smgr_nblocks = mdnblocks,
+	.smgr_nblocks = remote_nblocks,
 	.smgr_truncate = remote_truncate,
 	.smgr_immedsync = remote_immedsync,
 };

@@ -63,6 +63,14 @@ SlabTableShmemInit(void)
 	memset(table, 0, SlabTableShmemSize());
 	table->count = settings_max_pages() / settings_slab_pages();
 	table->pages = settings_slab_pages();
+	for (uint32 i = 0; i < table->count; i++)
+		SpinLockInit(&table->slabs[i].lock);
+	SlabTableReset();
+}
+
+void
+SlabTableReset(void)
+{
 	pg_atomic_init_u32(&table->active_pages, 0);
 	pg_atomic_init_u32(&table->growing, 0);
 	for (int i = 0; i < MAX_NODES; i++)
@@ -73,9 +81,13 @@ SlabTableShmemInit(void)
 	}
 	for (uint32 i = 0; i < table->count; i++)
 	{
-		SpinLockInit(&table->slabs[i].lock);
-		table->slabs[i].state = SLAB_UNUSED;
-		table->slabs[i].free_head = INVALID_ENTRY;
+		Slab *slab = &table->slabs[i];
+
+		SpinLockAcquire(&slab->lock);
+		slab->state = SLAB_UNUSED;
+		slab->free_head = INVALID_ENTRY;
+		slab->free_count = 0;
+		SpinLockRelease(&slab->lock);
 	}
 }
 
@@ -142,6 +154,36 @@ SlabTableAdd(int node, uint32 node_slab)
 	pg_atomic_fetch_add_u32(&table->nodes[node].free, table->pages);
 	pg_atomic_fetch_add_u32(&table->active_pages, table->pages);
 	return true;
+}
+
+void
+SlabTableRebuildFree(uint32 number)
+{
+	Slab *slab = &table->slabs[number];
+	uint32 first = number * table->pages;
+	uint32 head = INVALID_ENTRY;
+	uint32 count = 0;
+	uint32 counted;
+
+	/* From the end, so that the first slots are the first ones taken, as in a slab that was just added. */
+	for (uint32 i = table->pages; i > 0; i--)
+	{
+		uint32 entry = first + i - 1;
+
+		if (!PageDirectoryIsUnused(entry))
+			continue;
+		PageDirectoryEntryAt(entry)->next = head;
+		head = entry;
+		count++;
+	}
+	SpinLockAcquire(&slab->lock);
+	Assert(slab->state == SLAB_ACTIVE);
+	counted = slab->free_count;
+	slab->free_head = head;
+	slab->free_count = count;
+	SpinLockRelease(&slab->lock);
+	/* May be less than nothing, which an unsigned sum gets right. */
+	pg_atomic_fetch_add_u32(&table->nodes[slab->node].free, (int32) (count - counted));
 }
 
 void

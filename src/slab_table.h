@@ -36,7 +36,10 @@ extern uint32 SlabTablePages(void);
 /* Agent: back an unused slab by slab 'node_slab' of node 'node'; all its slots become free. False if none is unused. */
 extern bool SlabTableAdd(int node, uint32 node_slab);
 
-/* Agent, while the gate is closed (pool_gate.h): make a slab's free list anew, of the entries that have no references. */
+/* From PageDirectoryReset: no slab is used. */
+extern void SlabTableReset(void);
+
+/* Agent, while the gate is closed (pool_gate.h): make an active slab's free list anew, of the entries that have no references. */
 extern void SlabTableRebuildFree(uint32 slab);
 
 /* Agent: state changes. SlabTableRemove needs a draining slab whose slots are all free. */

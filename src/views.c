@@ -30,10 +30,14 @@
 #include "legobase.h"
 #include "node_table.h"
 #include "page_directory.h"
+#include "pool_gate.h"
+#include "redo_skip.h"
 #include "remote_smgr.h"
 #include "settings.h"
 #include "slab_table.h"
 #include "stats.h"
+#include "tier1_checkpointer.h"
+#include "warm_up.h"
 #include "write_back.h"
 
 #define NS_PER_MS 1000000.0
@@ -46,6 +50,8 @@ PG_FUNCTION_INFO_V1(legobase_summary);
 PG_FUNCTION_INFO_V1(legobase_nodes);
 PG_FUNCTION_INFO_V1(legobase_stat_io);
 PG_FUNCTION_INFO_V1(legobase_checkpoints);
+PG_FUNCTION_INFO_V1(legobase_recovery);
+PG_FUNCTION_INFO_V1(legobase_warm_up);
 PG_FUNCTION_INFO_V1(legobase_pages);
 PG_FUNCTION_INFO_V1(legobase_latency);
 PG_FUNCTION_INFO_V1(legobase_reset_stats);
@@ -77,8 +83,20 @@ static const char *const state_names[] = {
 	[NODE_LOST] = "lost",
 };
 
+static const char *const phase_names[] = {
+	[GATE_CLOSED] = "closed",
+	[GATE_RELOADING] = "reloading",
+	[GATE_OPEN] = "open",
+};
+
+static const char *const warm_up_names[] = {
+	[WARM_UP_NONE] = "none",
+	[WARM_UP_RUNNING] = "running",
+	[WARM_UP_DONE] = "done",
+};
+
 /* One row being put together; columns are added from left to right. */
-#define MAX_COLUMNS 20
+#define MAX_COLUMNS 22
 
 typedef struct Row
 {
@@ -107,6 +125,31 @@ static void
 add_count(Row *row, uint64 count)
 {
 	add_value(row, Int64GetDatum((int64) count));
+}
+
+/* A position in WAL, or a time; null if there is none. */
+static void
+add_lsn(Row *row, XLogRecPtr lsn)
+{
+	if (XLogRecPtrIsInvalid(lsn))
+		add_null(row);
+	else
+		add_value(row, LSNGetDatum(lsn));
+}
+
+static void
+add_time(Row *row, TimestampTz time)
+{
+	if (time == 0)
+		add_null(row);
+	else
+		add_value(row, TimestampTzGetDatum(time));
+}
+
+static void
+add_milliseconds(Row *row, uint64 us)
+{
+	add_value(row, Float8GetDatum((double) us / US_PER_MS));
 }
 
 static void
@@ -347,23 +390,52 @@ add_waits(Row *row)
 
 	CheckpointSyncGetFigures(&figures);
 	add_value(row, BoolGetDatum(figures.waiting));
-	add_value(row, Float8GetDatum((double) figures.waited_us / US_PER_MS));
+	add_milliseconds(row, figures.waited_us);
 	add_count(row, figures.failures);
 }
 
 /*
- * One row: tier 2 is PostgreSQL's own checkpoint. Its position is the redo point, up to which everything is in the files;
- * its count is the one of pg_stat_bgwriter, requested and timed ones together.
+ * Tier 1 is the tier-1 checkpointer's work: all changes up to its position are in remote memory or in the files. Its pages are
+ * those of the pass that is under way; that waits when they all are flushed and some are not answered for.
  */
-Datum
-legobase_checkpoints(PG_FUNCTION_ARGS)
+static void
+put_tier1(ReturnSetInfo *result, XLogRecPtr now)
 {
-	ReturnSetInfo *result = begin_rows(fcinfo);
+	Tier1Figures figures;
+	uint32 left;
+	Row row = {.columns = 0};
+
+	Tier1GetFigures(&figures);
+	left = figures.running_pages - Min(figures.running_done, figures.running_pages);
+	add_value(&row, Int32GetDatum(1));
+	add_lsn(&row, figures.lsn);
+	if (XLogRecPtrIsInvalid(figures.lsn))
+		add_null(&row);
+	else
+		add_count(&row, now > figures.lsn ? now - figures.lsn : 0);
+	add_count(&row, figures.count);
+	add_time(&row, figures.last_time);
+	add_count(&row, left);
+	add_count(&row, (uint64) left * BLCKSZ);
+	add_null(&row); /* it is paced: what it could do is not known */
+	add_null(&row);
+	add_value(&row, BoolGetDatum(figures.running_pages > 0 && left == 0));
+	add_milliseconds(&row, figures.waited_us);
+	add_count(&row, figures.failures);
+	put_row(result, &row);
+}
+
+/*
+ * Tier 2 is PostgreSQL's own checkpoint. Its position is the redo point, up to which everything is in the files; its count is
+ * the one of pg_stat_bgwriter, requested and timed ones together.
+ */
+static void
+put_tier2(ReturnSetInfo *result, XLogRecPtr now)
+{
 	PgStat_CheckpointerStats *checkpointer = pgstat_fetch_stat_checkpointer();
 	ControlFileData *control;
 	bool crc_ok;
 	XLogRecPtr redo;
-	XLogRecPtr now;
 	Row row = {.columns = 0};
 
 	LWLockAcquire(ControlFileLock, LW_SHARED);
@@ -373,7 +445,6 @@ legobase_checkpoints(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
 						errmsg("the checksum of the server's control file is wrong")));
 	redo = control->checkPointCopy.redo;
-	now = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) : GetXLogInsertRecPtr();
 
 	add_value(&row, Int32GetDatum(2));
 	add_value(&row, LSNGetDatum(redo));
@@ -382,6 +453,93 @@ legobase_checkpoints(PG_FUNCTION_ARGS)
 	add_value(&row, TimestampTzGetDatum(time_t_to_timestamptz(control->checkPointCopy.time)));
 	add_pages_waiting(&row);
 	add_waits(&row);
+	put_row(result, &row);
+}
+
+Datum
+legobase_checkpoints(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = begin_rows(fcinfo);
+	XLogRecPtr now = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) : GetXLogInsertRecPtr();
+
+	put_tier1(result, now);
+	put_tier2(result, now);
+	return (Datum) 0;
+}
+
+static void
+add_reload(Row *row)
+{
+	ReloadFigures figures;
+
+	PoolGateGetFigures(&figures);
+	add_text(row, phase_names[PoolGatePhase()]);
+	add_value(row, Int32GetDatum((int32) figures.nodes));
+	add_value(row, Int32GetDatum((int32) figures.nodes_kept));
+	add_count(row, figures.pages_listed);
+	add_count(row, figures.pages_kept);
+	add_count(row, figures.pages_dirty);
+	add_count(row, figures.pages_discarded);
+	add_count(row, figures.blocks_extended);
+	add_lsn(row, figures.tier1);
+	add_time(row, figures.started);
+	add_milliseconds(row, figures.elapsed_us);
+}
+
+static void
+add_redo(Row *row)
+{
+	RedoFigures figures;
+
+	RedoSkipGetFigures(&figures);
+	add_text(row, figures.running ? "running" : figures.finished ? "finished" : "none");
+	add_count(row, figures.records);
+	add_count(row, figures.skipped);
+	add_count(row, figures.bytes);
+	add_count(row, figures.bytes_skipped);
+	add_count(row, figures.compared);
+	add_count(row, figures.different);
+	add_lsn(row, figures.start);
+	add_lsn(row, figures.end);
+	add_time(row, figures.started);
+	add_milliseconds(row, figures.elapsed_us);
+}
+
+/* How this life of the server began: what was kept of remote memory, and what redo did. */
+Datum
+legobase_recovery(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = begin_rows(fcinfo);
+	Row row = {.columns = 0};
+
+	add_reload(&row);
+	add_redo(&row);
+	put_row(result, &row);
+	return (Datum) 0;
+}
+
+Datum
+legobase_warm_up(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = begin_rows(fcinfo);
+	WarmUpFigures figures;
+	uint64 settled;
+	Row row = {.columns = 0};
+
+	WarmUpGetFigures(&figures);
+	settled = figures.read + figures.present + figures.skipped;
+	add_text(&row, warm_up_names[figures.state]);
+	add_count(&row, figures.listed);
+	add_count(&row, figures.read);
+	add_count(&row, figures.present);
+	add_count(&row, figures.skipped);
+	/* The figures may be a moment apart from each other. */
+	if (figures.listed > 0)
+		add_value(&row, Float8GetDatum(Min(100.0 * settled / figures.listed, 100.0)));
+	else
+		add_null(&row);
+	add_time(&row, figures.started);
+	add_time(&row, figures.finished);
 	put_row(result, &row);
 	return (Datum) 0;
 }

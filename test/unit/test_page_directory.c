@@ -567,7 +567,7 @@ test_taking_slots(void **state)
 	assert_all_free();
 }
 
-/* Memory nodes are told once of each slot that became free, with the version that they hold. */
+/* Memory nodes are told once of each slot that holds nothing of worth, with the version that they have there at most. */
 static void
 test_releases(void **state)
 {
@@ -576,22 +576,94 @@ test_releases(void **state)
 	uint64 version;
 	PagePin pin;
 
+	/* Readers do not mind, nor does whoever is about to push something there. */
 	assert_true(PageDirectoryPin(&tag, false, &pin));
 	assert_false(PageDirectoryTakeRelease(entry, &version));
 	PageDirectoryForget(&tag);
-	assert_false(PageDirectoryTakeRelease(entry, &version));
-	PageDirectoryUnpin(&pin);
 	assert_true(PageDirectoryTakeRelease(entry, &version));
 	assert_int_equal(version, pin.version);
 	assert_false(PageDirectoryTakeRelease(entry, &version));
+	PageDirectoryUnpin(&pin);
+	assert_false(PageDirectoryTakeRelease(entry, &version));
 
-	/* Reserved again and given back unused: nothing new to tell, but nothing forgotten either. */
 	entry = store(tag, 1, USAGE_WRITTEN);
 	PageDirectoryForget(&tag);
 	assert_int_equal(reserve(), entry);
+	assert_true(PageDirectoryTakeRelease(entry, &version));
 	assert_false(PageDirectoryTakeRelease(entry, &version));
 	PageDirectoryUnreserve(entry);
+	assert_false(PageDirectoryTakeRelease(entry, &version));
+
+	/* Evicted: nobody links it for a while. */
+	entry = store(tag, 1, 0);
+	assert_true(PageDirectoryTryEvict(entry, NULL));
 	assert_true(PageDirectoryTakeRelease(entry, &version));
+	assert_int_equal(version, PageDirectoryNextVersion() - 1);
+	PageDirectoryUnreserve(entry);
+}
+
+/* What the slot had before goes while the next page is on its way there; that one stays, unless it is unlinked. */
+static void
+test_releases_in_flight(void **state)
+{
+	lb_page_tag old_tag = tag_of(1000, 7);
+	lb_page_tag tag = tag_of(1000, 8);
+	uint32 entry = store(old_tag, 1, 0);
+	uint32 buffer = CommBufferTake();
+	uint64 pushed;
+	uint64 version;
+
+	assert_true(PageDirectoryTryEvict(entry, NULL));
+	pushed = PageDirectoryLink(entry, &tag, 1, buffer, NULL, USAGE_WRITTEN);
+	assert_true(PageDirectoryTakeRelease(entry, &version));
+	assert_int_equal(version, pushed - 1);
+	assert_false(PageDirectoryTakeRelease(entry, &version));
+
+	/* It may have been sent: what follows it on the way empties the slot. */
+	PageDirectoryForget(&tag);
+	assert_true(PageDirectoryTakeRelease(entry, &version));
+	assert_int_equal(version, pushed);
+	PageDirectoryPushEnded(entry, false);
+	assert_true(PageDirectoryTakeRelease(entry, &version));
+	assert_int_equal(version, pushed);
+	assert_false(PageDirectoryTakeRelease(entry, &version));
+	CommBufferRelease(buffer);
+
+	/* A read page whose stamp does not hold is never linked: the slot has what it had. */
+	entry = store(old_tag, 1, 0);
+	assert_true(PageDirectoryTryEvict(entry, NULL));
+	{
+		PageStamp stamp = PageDirectoryStamp(&tag);
+
+		PageDirectoryForget(&tag);
+		assert_int_equal(PageDirectoryLink(entry, &tag, 1, 0, &stamp, USAGE_FIRST_READ), 0);
+	}
+	assert_true(PageDirectoryTakeRelease(entry, &version));
+	assert_true(version >= pushed + 1);
+}
+
+/* RELEASEs that may have been lost with their connection are taken again, of whatever is not linked. */
+static void
+test_releases_again(void **state)
+{
+	lb_page_tag tag = tag_of(1000, 7);
+	uint32 entry = store(tag, 1, USAGE_WRITTEN);
+	uint32 kept = store(tag_of(1000, 8), 1, USAGE_WRITTEN);
+	uint64 version;
+	uint64 again;
+
+	PageDirectoryForget(&tag);
+	assert_true(PageDirectoryTakeRelease(entry, &version));
+	PageDirectoryReleaseAgain(0, POOL_PAGES);
+	for (uint32 i = 0; i < POOL_PAGES; i++)
+		assert_int_equal(PageDirectoryTakeRelease(i, &again), i == entry);
+	assert_int_equal(SlabTableTakeFree(0), entry);
+	PageDirectoryReserve(entry);
+	PageDirectoryReleaseAgain(0, POOL_PAGES);
+	assert_true(PageDirectoryTakeRelease(entry, &again));
+	assert_int_equal(again, version);
+	assert_true(PageDirectoryIsLinked(kept));
+	PageDirectoryUnreserve(entry);
 }
 
 static void
@@ -645,7 +717,8 @@ main(void)
 		TEST(test_peek_in_flight),   TEST(test_selections),
 		TEST(test_eviction),         TEST(test_usage),
 		TEST(test_draining),         TEST(test_taking_slots),
-		TEST(test_releases),         TEST(test_a_full_directory),
+		TEST(test_releases),         TEST(test_releases_in_flight),
+		TEST(test_releases_again),   TEST(test_a_full_directory),
 		TEST(test_attach),
 	};
 
