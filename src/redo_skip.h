@@ -20,17 +20,19 @@ typedef struct RedoFigures
 	uint64 bytes;         /* of WAL read */
 	uint64 bytes_skipped; /* of the records skipped */
 	uint64 compared;      /* legobase.redo = compare: pages compared ... */
-	uint64 different;     /* ... and found to be different */
+	uint64 different;     /* ... and found to be different ... */
+	uint64
+		not_compared; /* ... and pages that would have let records be skipped, but could not be compared */
 	XLogRecPtr start;
 	XLogRecPtr end; /* of the last record seen */
 	TimestampTz started;
-	uint64 elapsed_us;
+	uint64 elapsed_us; /* so far, while it is running */
 } RedoFigures;
 
 extern Size RedoSkipShmemSize(void);
 extern void RedoSkipShmemInit(void);
 
-/* From _PG_init: wraps the resource managers' functions. */
+/* From _PG_init: has us called when redo starts and ends. All resource managers are wrapped then, in the startup process alone. */
 extern void RedoSkipInstall(void);
 
 /* A consistent copy is not promised while redo runs. */
