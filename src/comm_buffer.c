@@ -248,6 +248,28 @@ CommBufferRecover(void (*found)(uint32 buffer, uint32 entry))
 	}
 }
 
+/*
+ * A buffer has references before its page gets a version, and names its entry only when that is linked: so what is older is either found
+ * here or has ended. An entry that was used again since has a newer version, or another buffer.
+ */
+bool
+CommBufferMayHoldOlder(uint32 number, uint64 version)
+{
+	CommBuffer *buffer = &shared->buffers[number];
+	const volatile PageDirectoryEntry *entry;
+	uint32 entry_number;
+
+	if (pg_atomic_read_u32(&buffer->refs) == 0)
+		return false;
+	pg_read_barrier();
+	entry_number = *(const volatile uint32 *) &buffer->entry;
+	if (entry_number == INVALID_ENTRY)
+		return true;
+	pg_read_barrier();
+	entry = PageDirectoryEntryAt(entry_number);
+	return entry->comm_buffer == number && entry->version < version;
+}
+
 void
 CommBufferSetAgent(struct Latch *latch)
 {

@@ -59,6 +59,12 @@ extern void CommBufferNotSent(uint32 buffer);
  */
 extern void CommBufferRecover(void (*found)(uint32 buffer, uint32 entry));
 
+/*
+ * Tier-1 checkpointer: may the buffer have a page that was linked before this version (PageDirectoryNextVersion, read before), and whose
+ * push has not ended? Yes also while somebody fills it; once the answer was no, it stays no. No lock.
+ */
+extern bool CommBufferMayHoldOlder(uint32 buffer, uint64 version);
+
 /* Agent: register the latch that CommBufferQueue sets; null when the agent ends. */
 extern void CommBufferSetAgent(struct Latch *latch);
 

@@ -122,6 +122,5 @@ _PG_init(void)
 	shmem_startup_hook = set_up_shared_memory;
 	BufferAgentRegister();
 	Tier1Register();
-	WarmUpRegister();
 	loaded = true;
 }

@@ -30,14 +30,18 @@ typedef struct WarmUpFigures
 extern Size WarmUpShmemSize(void);
 extern void WarmUpShmemInit(void);
 
-/* Register the worker that starts the others. From _PG_init. */
-extern void WarmUpRegister(void);
+/*
+ * Tier-1 checkpointer: start the warm-up of this life, once. False if there is no room for its worker: call it again. (That worker is no static one: a
+ * static worker that has ended for good does not come back when the server restarts itself after a crash.)
+ */
+extern bool WarmUpStart(void);
 
 extern void WarmUpGetFigures(WarmUpFigures *figures);
 
 /*
  * Write the list: tags of all permanent pages in shared_buffers, hottest first, replacing the file. By the tier-1 checkpointer. False with a
- * LOG line if it can't be written. Not before the list of the former life has been read (it returns true and does nothing until then).
+ * LOG line if it can't be written. It returns true and does nothing while the list of the former life is better than what it would write:
+ * until the warm-up has ended; and for a minute more if that was interrupted, or is switched off.
  */
 extern bool WarmUpWriteList(void);
 

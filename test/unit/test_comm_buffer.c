@@ -16,6 +16,7 @@
 #include "comm_buffer.h"
 #include "page_directory.h"
 #include "pg_stubs.h"
+#include "slab_table.h"
 
 #define POOL_PAGES 16384
 
@@ -260,14 +261,62 @@ test_new_shared_memory(void **state)
 	assert_false(CommBufferAgentSleeps(false));
 }
 
+/* Pushes that were under way at some version: when has each of them ended? */
+static void
+test_older_pushes(void **state)
+{
+	lb_page_tag tag = {.tablespace = 1663, .database = 5, .relation = 10};
+	uint32 buffer = take();
+	uint32 filling = take();
+	uint32 entry;
+	uint32 newer;
+	uint64 version;
+
+	PageDirectoryShmemInit();
+	SlabTableShmemInit();
+	assert_true(SlabTableAdd(0, 0));
+	entry = SlabTableTakeFree(0);
+	PageDirectoryReserve(entry);
+	assert_true(CommBufferMayHoldOlder(buffer, PageDirectoryNextVersion()));
+	assert_int_not_equal(PageDirectoryLinkDirty(entry, &tag, 1, buffer, USAGE_WRITTEN), 0);
+	version = PageDirectoryNextVersion();
+
+	/* Linked and not queued, queued, sent: under way; but not for whoever asked before it was linked. */
+	assert_true(CommBufferMayHoldOlder(buffer, version));
+	CommBufferQueue(buffer, entry);
+	assert_true(CommBufferMayHoldOlder(buffer, version));
+	assert_false(CommBufferMayHoldOlder(buffer, version - 1));
+	assert_int_equal(CommBufferTakeQueued(1, &newer, &entry), 1);
+	assert_true(CommBufferMayHoldOlder(buffer, version));
+
+	/* A newer version of the page does not end it. */
+	newer = SlabTableTakeFree(0);
+	PageDirectoryReserve(newer);
+	assert_int_not_equal(PageDirectoryLinkDirty(newer, &tag, 1, filling, USAGE_WRITTEN), 0);
+	CommBufferQueue(filling, newer);
+	assert_true(CommBufferMayHoldOlder(buffer, version));
+	assert_false(CommBufferMayHoldOlder(filling, version));
+
+	/* Its answer does, even if a reader keeps the buffer for a while. */
+	CommBufferRetain(buffer);
+	CommBufferNotSent(buffer);
+	PageDirectoryPushEnded(entry, true);
+	assert_false(CommBufferMayHoldOlder(buffer, version));
+	CommBufferRelease(buffer);
+	CommBufferRelease(buffer);
+	assert_false(CommBufferMayHoldOlder(buffer, version));
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_take_all), TEST(test_references), TEST(test_queue_order),       TEST(test_waking),
-		TEST(test_recovery), TEST(test_region),     TEST(test_new_shared_memory),
+		TEST(test_take_all),          TEST(test_references),
+		TEST(test_queue_order),       TEST(test_waking),
+		TEST(test_recovery),          TEST(test_region),
+		TEST(test_new_shared_memory), TEST(test_older_pushes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
