@@ -30,9 +30,9 @@ our @EXPORT = qw(
   summary node_rows up_nodes wait_for_nodes wait_for_pool
   install_functions make_filler fill_buffers settle quieten make_remote pages_of relation_key remote_pages
   dirty_pages_of files_behind differing_blocks
-  embedded_node_pid server_process server_processes processes_of stopped_processes wait_until_gone
+  embedded_node_pid server_process server_processes processes_of stopped_processes wait_until_gone describe_processes
   amcheck_clean in_background finish_background
-  log_position log_since count_log_lines has_fault_points fault_points_of set_fault_points
+  log_position log_since log_tail count_log_lines has_fault_points fault_points_of set_fault_points
 );
 
 our $source_tree = abs_path(dirname(__FILE__) . '/../..');
@@ -474,7 +474,7 @@ sub embedded_node_pid
 	return;
 }
 
-# The pid of a server process by its title, such as "checkpointer"; all of them.
+# The pid of a server process by its title, such as "checkpointer" (which "tier-1 checkpointer" is not); all of them.
 sub server_process
 {
 	my ($node, $title) = @_;
@@ -487,7 +487,7 @@ sub server_processes
 	my ($node, $title) = @_;
 	my $postmaster = $node->{_pid};
 
-	return grep { slurp_proc("/proc/$_/stat") =~ /\) \S $postmaster / } pids_by_name(qr{^postgres: .*\b\Q$title\E\b});
+	return grep { slurp_proc("/proc/$_/stat") =~ /\) \S $postmaster / } pids_by_name(qr{^postgres: .*(?<!tier-1 )\b\Q$title\E\b});
 }
 
 # Those of the server's processes that were stopped by a signal.
@@ -508,13 +508,37 @@ sub processes_of
 		grep { (readlink("/proc/$_/cwd") // '') eq $data } pids_by_name(qr/^postgres:/));
 }
 
+# What processes are at, for a diagnostic: what they wait for in the kernel, and where in the program, if gdb is there.
+sub describe_processes
+{
+	my $text = '';
+
+	foreach my $pid (@_)
+	{
+		my $state = join ' ', slurp_proc("/proc/$pid/status") =~ /^(State:.*|PPid:.*|TracerPid:.*|SigBlk:.*|SigCgt:.*)$/mg;
+		my $trace = '';
+
+		# as root it could look at all processes; as the server's user at its own, where the kernel allows that
+		eval { IPC::Run::run([ 'gdb', '-p', $pid, '-batch', '-nx', '-ex', 'bt 30' ], '<', \'', '>', \$trace, '2>', \my $ignored, IPC::Run::timeout(20)) }
+		  if alive($pid) && grep { -x "$_/gdb" } split /:/, $ENV{PATH};
+		$text .= "process $pid: " . (slurp_proc("/proc/$pid/cmdline") =~ tr/\0/ /r) . "\n";
+		$text .= "  $state wchan: " . slurp_proc("/proc/$pid/wchan") . "\n";
+		$text .= join '', map { "  $_\n" } grep { /^#/ } split /\n/, $trace;
+	}
+	return $text;
+}
+
 # After kill9(): wait until all processes of the server have ended. The postmaster's parent may be slow to notice its end;
 # its pid would look like that of another server.
 sub wait_until_gone
 {
 	my ($node) = @_;
 
-	wait_for('all processes of the server have ended', 30, sub { !processes_of($node) }) or return 0;
+	if (!wait_for('all processes of the server have ended', 30, sub { !processes_of($node) }))
+	{
+		diag(describe_processes(processes_of($node)));
+		return 0;
+	}
 	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock';
 	return 1;
 }
@@ -563,6 +587,16 @@ sub log_since
 	seek($log, $position, 0);
 	local $/;
 	return <$log> // '';
+}
+
+# The last lines of that, without what a crash makes every process say.
+sub log_tail
+{
+	my ($node, $position) = @_;
+	my @lines = grep { !/terminating connection because|in a moment you should|the postmaster has commanded/i }
+	  split /\n/, log_since($node, $position);
+
+	return join "\n", map { substr $_, 0, 300 } @lines[ ($#lines > 40 ? $#lines - 40 : 0) .. $#lines ];
 }
 
 # With a position: from there on

@@ -8,6 +8,8 @@
 #
 # A fault point is armed in one process only: postgresql.conf says it, and only this process is told to read it. Where more
 # than that process is to be killed at that very moment, it stops itself there first.
+#
+# RecoveryMatrix.pm has the plan for recovery, made of the same rounds.
 
 package LegoBase::CrashMatrix;
 
@@ -17,6 +19,8 @@ use warnings;
 use Exporter 'import';
 use LegoBase;
 use LegoBase::Acknowledged;
+use LegoBase::PlainRedo;
+use LegoBase::Restart;
 use LegoBase::Workload;
 use List::Util qw(shuffle);
 use PostgreSQL::Test::Cluster;
@@ -25,6 +29,12 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(run_crash_matrix);
+our @EXPORT_OK = qw(
+  set_up matrix run_plan count_kill reached some_times
+  round process_dies all_die random_death
+  kill_server kill_memnode start_memnodes await_children start_server come_back wait_until_in_use rearm
+  points_of_recovery
+);
 
 use constant LEAST_KILLS => 100;
 use constant ROUNDS_IN_A_GROUP => 25;
@@ -33,7 +43,8 @@ my %title_of = (
 	'backend' => 'local',
 	'checkpointer' => 'checkpointer',
 	'background writer' => 'background writer',
-	'buffer agent' => 'buffer agent');
+	'buffer agent' => 'buffer agent',
+	'tier-1 checkpointer' => 'tier-1 checkpointer');
 
 # Who is killed at a point: the first pattern that matches.
 my @who = (
@@ -41,6 +52,10 @@ my @who = (
 	[ qr/^checkpoint\./, 'checkpointer' ],
 	[ qr/^writeback\./, 'backend', 'checkpointer', 'background writer' ],
 	[ qr/^/, 'backend' ]);
+
+# What t/018 is about, and its plan: attaching to what a former life has left, redo, tier 1, warm-up
+my $of_recovery =
+  qr/^(agent\.(reload|control)|checkpoint\.told|memnode\.(reload|control)|(gate|reload|redo|tier1|warmup)\.)/;
 
 # What an agent comes to only when it takes over from another one, or attaches
 my $at_attaching = qr/^(agent|memnode)\.(resume|storage)/;
@@ -54,18 +69,29 @@ my $often = qr/^(writeback|push|read|write|memnode\.(received|pulled|published|a
 my ($node, $workload, $clients, @memnodes);
 my (%kills, %at_point, $rounds, $rounds_with_dirty_pages, $failed);
 
+# Every so many rounds, what was recovered is compared with a plain redo of a copy; 0: never. Copied when the server is next killed as a
+# whole.
+my ($compare_every, $compare_due, $copy) = (0, 0, undef);
+my $compared = 0;
+
+# How long somebody may take to come to a point, in seconds
+my $patience = 10;
+
 # --- the server ------------------------------------------------------------------------------------------------------
 
+# Parameters: conf (more settings), compare_every (see above), patience
 sub set_up
 {
-	my ($transport) = @_;
+	my ($transport, %params) = @_;
 
+	$compare_every = $params{compare_every} // 0;
+	$patience = $params{patience} // $patience;
 	@memnodes = map { LegoBase::Memnode->new(transport => $transport) } ($transport eq 'tcp' ? (1, 2) : (1));
 	$node = legobase_cluster(
 		"matrix_$transport",
 		nodes => \@memnodes,
 		write_mode => 'writeback',
-		conf => "legobase.node_timeout = 300ms\nlegobase.fault_points = ''\nmax_wal_size = 4GB");
+		conf => "legobase.node_timeout = 300ms\nlegobase.fault_points = ''\nmax_wal_size = 4GB\n" . ($params{conf} // ''));
 	$workload = LegoBase::Workload->new($node, rows => 1000);
 	make_filler($node);
 	$clients = LegoBase::Acknowledged->new($node, $workload, clients => 2);
@@ -91,6 +117,28 @@ sub set_up
 			END LOOP;
 		END $$;
 	});
+	return;
+}
+
+# For plans made elsewhere
+sub matrix
+{
+	return { node => $node, clients => $clients, memnodes => \@memnodes };
+}
+
+sub count_kill
+{
+	my ($who) = @_;
+
+	$kills{$who}++;
+	return;
+}
+
+sub reached
+{
+	my ($point) = @_;
+
+	$at_point{$point}++;
 	return;
 }
 
@@ -143,20 +191,59 @@ sub kill_memnode
 
 # The children of a postmaster that was killed see that it is gone, but for those that have stopped themselves, or still do. These may
 # hold LWLocks, which are waited for without a look at the postmaster, in any server: when one of them is killed, all are.
-sub start_server
+sub await_children
 {
 	my $any_stopped;
-
-	wait_for(
+	my $ended = wait_for(
 		'the children have ended',
 		30,
 		sub {
 			$any_stopped = 1 if stopped_processes($node);
 			kill 'KILL', processes_of($node) if $any_stopped;
 			!processes_of($node);
-		}) or return 0;
+		});
+
+	if (!$ended)
+	{
+		diag(describe_processes(processes_of($node)));
+		return 0;
+	}
 	wait_until_gone($node);
-	return $node->start(fail_ok => 1);
+	$node->{_pid} = undef;
+	if ($compare_due)
+	{
+		$copy = LegoBase::PlainRedo->new($node);
+		$compare_due = 0;
+	}
+	return 1;
+}
+
+sub start_server
+{
+	my $position = log_position($node);
+
+	return 0 unless await_children();
+	return 1 if $node->start(fail_ok => 1);
+	diag("the server does not start:\n" . log_tail($node, $position));
+	diag(describe_processes(processes_of($node)));
+	return 0;
+}
+
+# The server was started, and may have lost processes or memory nodes since: it restarts itself, or ends, as it does when the startup
+# process is lost, and is started again.
+sub come_back
+{
+	foreach my $try (1 .. 3)
+	{
+		if (defined $node->{_pid} && alive($node->{_pid}))
+		{
+			wait_for('the server answers, or ends', 60, sub { !alive($node->{_pid}) || answers($node) });
+			return 1 if alive($node->{_pid}) && answers($node);
+		}
+		return 0 unless await_children();
+		launch($node) or return 0;
+	}
+	return alive($node->{_pid}) && wait_for('the server answers', 60, sub { answers($node) });
 }
 
 # --- rounds ----------------------------------------------------------------------------------------------------------
@@ -181,6 +268,7 @@ sub round
 	my $problems;
 
 	$rounds++;
+	$compare_due = 1 if $compare_every && $rounds % $compare_every == 0;
 	$clients->start;
 	$clients->wait_until_busy(sub { grep { !$_->running || $_->stopped } @memnodes });
 	usleep(rand 300_000);
@@ -201,19 +289,24 @@ sub round
 		$problems = eval { problems() } // "the server failed again: $@";
 	}
 	is($problems, '', sprintf('%d: %s: nothing is lost', $rounds, $what))
-	  or diag(tail_of_log($position));
+	  or diag(log_tail($node, $position));
 	$failed++ if $problems ne '';
+	compare_with_plain_redo($what) if $copy;
 	note(sprintf '%.1f s', time - $started);
 	return;
 }
 
-sub tail_of_log
+sub compare_with_plain_redo
 {
-	my ($position) = @_;
-	my @lines = grep { !/terminating connection because|in a moment you should|the postmaster has commanded/i }
-	  split /\n/, log_since($node, $position);
+	my ($what) = @_;
 
-	return join "\n", map { substr $_, 0, 300 } @lines[ ($#lines > 40 ? $#lines - 40 : 0) .. $#lines ];
+	if (answers($node))
+	{
+		$copy->compare("$rounds: $what") or $failed++;
+		$compared++;
+	}
+	$copy = undef;
+	return;
 }
 
 # How often a point is to be passed before something happens there
@@ -256,7 +349,7 @@ sub process_dies
 			my ($position) = @_;
 
 			arm($point, 'kill', $who);
-			my $died = wait_for("a $who dies at $point", 10,
+			my $died = wait_for("a $who dies at $point", $patience,
 				sub { count_log_lines($node, qr/was terminated by signal 9/, $position) });
 			set_fault_points($node, '');
 			return 0 unless $died;
@@ -277,7 +370,7 @@ sub all_die
 		"$who at $point: $names killed",
 		sub {
 			arm($point, 'stop', $who);
-			my $there = wait_for("a $who stops at $point", 10, sub { stopped_processes($node) });
+			my $there = wait_for("a $who stops at $point", $patience, sub { stopped_processes($node) });
 			set_fault_points($node, '') if $there;
 			kill_victims(@victims);
 			$at_point{$point}++ if $there;
@@ -413,26 +506,24 @@ sub startup_dies
 			my $position = log_position($node);
 			my $times = $point =~ $only_at_start ? 1 : 1 + int rand 5;
 			$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$point=kill\@$times'");
-			PostgreSQL::Test::Utils::system_log('pg_ctl', '-W', '-D', $node->data_dir, '-l', $node->logfile, 'start');
+			launch($node) or $who eq 'postmaster' or return 0;
+			# The background writer is there in redo as well, and may come to the point first.
 			my $died = wait_for(
 				"the $who dies at $point",
 				15,
 				sub {
 					my ($pid) = eval { PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/ };
-					return count_log_lines($node, qr/startup process .* was terminated by signal 9/, $position)
+					return count_log_lines($node, qr/was terminated by signal 9/, $position)
 					  || ($who eq 'postmaster' && defined $pid && !alive($pid));
 				});
 			$node->adjust_conf('postgresql.conf', 'legobase.fault_points', q{''});
-			if (!$died)
+			kill 'HUP', $node->{_pid} if $who ne 'postmaster';
+			if ($died)
 			{
-				$node->_update_pid(-1);
-				return 0;
+				$kills{ count_log_lines($node, qr/background writer process .* signal 9/, $position) ? 'background writer' : $who }++;
+				$at_point{$point}++;
 			}
-			$kills{$who}++;
-			$at_point{$point}++;
-			wait_for('the postmaster ends', 20, sub { !-e $node->data_dir . '/postmaster.pid' }) or return 0
-			  if $who ne 'postmaster';
-			return start_server();
+			return come_back() && $died;
 		});
 	return;
 }
@@ -460,6 +551,11 @@ sub stock_recovers
 
 # --- the plan --------------------------------------------------------------------------------------------------------
 
+sub points_of_recovery
+{
+	return grep { /$of_recovery/ } fault_points_of('src/*.c', 'src/common/*.c', 'memnode/*.c');
+}
+
 # With shared memory no reads come to the node.
 sub memnode_points
 {
@@ -468,9 +564,9 @@ sub memnode_points
 
 sub plan_of_kills
 {
-	my @all = fault_points_of('src/*.c', 'src/common/*.c');
+	my @all = grep { !/$of_recovery/ } fault_points_of('src/*.c', 'src/common/*.c');
 	my @points = grep { !/$only_at_start/ } @all;
-	my @memnode_points = memnode_points();
+	my @memnode_points = grep { !/$of_recovery/ } memnode_points();
 	my @at_startup = grep { /^(fence\.locked|read\.storage|writeback\.linked)$/ } @all;
 	my @plan;
 
@@ -496,27 +592,22 @@ sub plan_of_kills
 		push @plan, sub { memnode_hangs($point, 'after it was started') };
 	}
 	push @plan, map { my $point = $_; sub { startup_dies($point) } } @at_startup;
-	foreach my $who (sort(keys %title_of), 'postmaster', 'memory node')
+	foreach my $who (sort(grep { !/tier-1/ } keys %title_of), 'postmaster', 'memory node')
 	{
 		push @plan, (sub { random_death($who) }) x 3;
 	}
 	return shuffle @plan;
 }
 
-sub run_crash_matrix
+# Run plans, each of which is a list of rounds that $make_plan makes, and look at the totals. Parameters: repetitions, points (that are
+# to be reached), who (is to be killed), least (kills), dirty (least part of the rounds that begin with dirty pages)
+sub run_plan
 {
-	my ($transport) = @_;
-	my $repetitions = $ENV{LEGOBASE_LONG} ? 6 : 1;
-	my $seed = $ENV{LEGOBASE_SEED} // int(time) ^ $$;
+	my ($make_plan, %params) = @_;
 
-	srand $seed;
-	note("LEGOBASE_SEED=$seed makes the same plan again");
-	set_up($transport);
-	plan skip_all => 'this build has no fault points (FAULT_POINTS=1)' unless has_fault_points($node);
-
-	foreach my $repetition (1 .. $repetitions)
+	foreach my $repetition (1 .. $params{repetitions})
 	{
-		my @plan = plan_of_kills();
+		my @plan = $make_plan->();
 
 		for my $i (0 .. $#plan)
 		{
@@ -532,17 +623,34 @@ sub run_crash_matrix
 	$total += $_ foreach values %kills;
 	note("$kills{$_} kills of: $_") foreach sort keys %kills;
 	note("$at_point{$_} at $_") foreach sort keys %at_point;
-	cmp_ok($total, '>=', LEAST_KILLS, "$transport: $total kills in $rounds rounds");
-	is_deeply(
-		[ grep { !$at_point{$_} && !/^smgr_table/ } (fault_points_of('src/*.c', 'src/common/*.c'), memnode_points()) ],
-		[], 'somebody was killed at each point');
-	is_deeply([ grep { !$kills{$_} } (keys %title_of, 'postmaster', 'startup process', 'memory node') ],
-		[], 'and each kind of process was killed');
+	cmp_ok($total, '>=', $params{least}, "$total kills in $rounds rounds");
+	is_deeply([ grep { !$at_point{$_} } @{ $params{points} } ], [], 'somebody was killed at each point');
+	is_deeply([ grep { !$kills{$_} } @{ $params{who} } ], [], 'and each kind of process was killed');
 	# not in all: the server may have been killed already, or a checkpoint have just ended
-	cmp_ok($rounds_with_dirty_pages, '>', $rounds * 0.7, "dirty pages were there in $rounds_with_dirty_pages rounds");
+	cmp_ok($rounds_with_dirty_pages, '>', $rounds * $params{dirty}, "dirty pages were there in $rounds_with_dirty_pages rounds");
+	cmp_ok($compared, '>', 0, "$compared recoveries were compared with a plain redo") if $compare_every;
 	is(differing_blocks($node, 'postgres'), '', 'all pages read as they are in the files');
 	$node->stop;
 	done_testing();
+	return;
+}
+
+sub run_crash_matrix
+{
+	my ($transport) = @_;
+	my $seed = $ENV{LEGOBASE_SEED} // int(time) ^ $$;
+
+	srand $seed;
+	note("LEGOBASE_SEED=$seed makes the same plan again");
+	set_up($transport);
+	plan skip_all => 'this build has no fault points (FAULT_POINTS=1)' unless has_fault_points($node);
+	run_plan(
+		\&plan_of_kills,
+		repetitions => $ENV{LEGOBASE_LONG} ? 6 : 1,
+		points => [ grep { !/^smgr_table|$of_recovery/ } (fault_points_of('src/*.c', 'src/common/*.c'), memnode_points()) ],
+		who => [ 'backend', 'checkpointer', 'background writer', 'buffer agent', 'postmaster', 'startup process', 'memory node' ],
+		least => LEAST_KILLS,
+		dirty => 0.7);
 	return;
 }
 
