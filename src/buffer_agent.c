@@ -31,11 +31,7 @@
 #include "node_table.h"
 #include "page_directory.h"
 #include "page_fence.h"
-<<<<<<< HEAD
 #include "pool_reload.h"
-=======
-#include "pool_gate.h"
->>>>>>> refs/tmp/i2
 #include "pool_size.h"
 #include "settings.h"
 #include "slab_table.h"
@@ -84,7 +80,6 @@ become_agent(lb_status *status)
 {
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
 	const lb_uri *uris;
-	ReloadFigures nothing = {.nodes = 0};
 	bool good;
 	bool life_wanted;
 
@@ -104,8 +99,6 @@ become_agent(lb_status *status)
 		CommBufferRecover(recover_push);
 		before_shmem_exit(agent_exit, (Datum) 0);
 		CommBufferSetAgent(MyLatch);
-		if (PoolGateBeginReload())
-			PoolGateOpen(&nothing);
 		loop_context = AllocSetContextCreate(TopMemoryContext, "legobase buffer agent",
 											 ALLOCSET_DEFAULT_SIZES);
 		is_agent = true;

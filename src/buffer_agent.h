@@ -22,18 +22,17 @@ extern void BufferAgentRegister(void);
 extern void BufferAgentAssist(int wait_ms);
 
 /*
-<<<<<<< HEAD
  * A process waits for the agent, and there is none: have the postmaster start it, if it may. After a crash the postmaster starts no
  * background worker until redo has begun, and then does not think of it before redo has ended, unless something reminds it. To be called now and
  * then, while there is no agent. Allowed in critical sections.
  */
 extern void BufferAgentSummon(void);
-=======
+
+/*
  * Who waits for the agent, and finds that the postmaster is gone, ends: the agent has, and nobody starts another. PANIC in a critical
  * section.
  */
 extern void exit_without_postmaster(void);
->>>>>>> refs/tmp/i2
 
 extern PGDLLEXPORT void BufferAgentMain(Datum arg);
 
