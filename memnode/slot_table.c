@@ -259,7 +259,7 @@ slot_table_release(slot_table *table, uint32_t id, uint64_t version)
 {
 	const slot *entry = slot_table_slot(table, id);
 
-	if (entry->state == SLOT_EMPTY || entry->version != version)
+	if (entry->state == SLOT_EMPTY || entry->version > version)
 		return false;
 	slot_table_empty(table, id);
 	return true;

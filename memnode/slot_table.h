@@ -106,7 +106,7 @@ extern void slot_table_empty(slot_table *table, uint32_t id);
  */
 extern bool slot_table_publish(slot_table *table, uint32_t id, const lb_push *push, uint32_t now_s);
 
-/* Empty the slot if it holds this version. */
+/* Empty the slot if it holds this version or an older one. */
 extern bool slot_table_release(slot_table *table, uint32_t id, uint64_t version);
 
 /* Between DIRTY, WRITING and FLUSHED. */
