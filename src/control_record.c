@@ -32,6 +32,7 @@
 #include "lb_clock.h"
 #include "node_table.h"
 #include "settings.h"
+#include "wal_reach.h"
 #include "write_back.h"
 
 #define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
@@ -41,6 +42,7 @@ typedef struct ControlRecord
 {
 	/* Written by the postmaster, before there is anybody else. */
 	XLogRecPtr redo_at_start; /* 0: of no use */
+	TimeLineID timeline;
 	bool backup_label;
 	bool was_shut_down;
 	uint32 checksums;
@@ -113,6 +115,7 @@ ControlRecordShmemInit(void)
 	if (!has_control_file)
 		return;
 	shared->redo_at_start = control_file->checkPointCopy.redo;
+	shared->timeline = control_file->checkPointCopy.ThisTimeLineID;
 	shared->was_shut_down = control_file->state == DB_SHUTDOWNED;
 	shared->checksums = control_file->data_checksum_version;
 }
@@ -133,6 +136,15 @@ bool
 ControlRecordWasShutDown(void)
 {
 	return shared->was_shut_down;
+}
+
+/* After a shutdown all changes were in the files, and the checkpoint's record was the last one. */
+bool
+ControlRecordIsPast(XLogRecPtr lsn)
+{
+	if (lsn <= shared->redo_at_start)
+		return true;
+	return !shared->was_shut_down && WalReaches(shared->timeline, shared->redo_at_start, lsn);
 }
 
 bool

@@ -26,6 +26,9 @@ extern bool ControlRecordKept(void);
 extern XLogRecPtr ControlRecordRedoAtStart(void);
 extern bool ControlRecordWasShutDown(void);
 
+/* Could a page with this LSN have been written before that? See wal_reach.h. May have to read WAL. */
+extern bool ControlRecordIsPast(XLogRecPtr lsn);
+
 /* Is what this node's record says good for the data directory as it was at start? If not, *reason says why, for people. */
 extern bool ControlRecordMatches(const lb_control *record, const char **reason);
 

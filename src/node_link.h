@@ -112,6 +112,7 @@ typedef struct LinkReload
 	bool began;         /* the record has come, and is good */
 	bool listed;        /* all of it has come */
 	bool warned;        /* of dirty pages that can't be */
+	uint64 newest;      /* the highest LSN in a page */
 	uint64 proof_until; /* without a proof of storage by then, it goes on without */
 	uint64 pages;       /* listed */
 	uint64 discarded;   /* of these */

@@ -167,23 +167,6 @@ reason_to_discard(const lb_reload_reply *reply)
 	return NULL;
 }
 
-/*
- * After a shutdown all changes are in the files, and no page has an LSN behind the checkpoint. If one has, this is a copy of the data
- * directory from before, put back in its place.
- */
-static bool
-is_newer_than_directory(const lb_reload_reply *reply)
-{
-	if (!ControlRecordWasShutDown())
-		return false;
-	for (uint32 i = 0; i < reply->count; i++)
-	{
-		if (reply->slots[i].lsn > ControlRecordRedoAtStart())
-			return true;
-	}
-	return false;
-}
-
 /* The rules of docs/recovery.md, section 3, that concern the slot alone. */
 static bool
 is_kept(NodeLink *link, const lb_reload_slot *slot)
@@ -237,6 +220,7 @@ take_slots(NodeLink *link, const lb_reload_reply *reply)
 						   .durable = slot->kind == LB_SLOT_FLUSHED};
 
 		link->reload.pages++;
+		link->reload.newest = Max(link->reload.newest, slot->lsn);
 		/* Of two nodes that list a page one loses: what it has is released when all is checked. */
 		if (entry != INVALID_ENTRY)
 			(void) PageDirectoryReload(entry, &page);
@@ -265,16 +249,13 @@ listed(NodeLink *link, const lb_reload_reply *reply)
 		link->reload.control = reply->control;
 		link->reload.began = true;
 	}
-	if (is_newer_than_directory(reply))
-	{
-		reload_failed(link, "they are newer than the data directory");
-		return;
-	}
 	if (!take_slots(link, reply))
 		return;
 	(void) LB_FAULT("agent.reload");
 	if (reply->more)
 		ask(link, reply->next);
+	else if (!ControlRecordIsPast(link->reload.newest))
+		reload_failed(link, "they are newer than the data directory");
 	else
 		link->reload.listed = true;
 }

@@ -26,6 +26,7 @@
 #include "control_record.h"
 #include "node_table.h"
 #include "settings.h"
+#include "wal_reach.h"
 #include "write_back.h"
 
 #define REDO UINT64_C(0x1000028)
@@ -160,6 +161,16 @@ CommBufferWakeAgent(void)
 {
 }
 
+static XLogRecPtr wal_end;
+
+bool
+WalReaches(TimeLineID timeline, XLogRecPtr from, XLogRecPtr lsn)
+{
+	assert_int_equal(timeline, 7);
+	assert_int_equal(from, REDO);
+	return lsn <= wal_end;
+}
+
 void
 BufferAgentAssist(int wait_ms)
 {
@@ -175,6 +186,7 @@ start_server(DBState state, XLogRecPtr redo)
 {
 	control_file.state = state;
 	control_file.checkPointCopy.redo = redo;
+	control_file.checkPointCopy.ThisTimeLineID = 7;
 	control_file.data_checksum_version = 1;
 	ControlRecordShmemInit();
 }
@@ -332,6 +344,19 @@ test_state_at_start(void **state)
 }
 
 static void
+test_past(void **state)
+{
+	wal_end = REDO + 500;
+	assert_true(ControlRecordIsPast(0));
+	assert_true(ControlRecordIsPast(REDO));
+	assert_true(ControlRecordIsPast(REDO + 500));
+	assert_false(ControlRecordIsPast(REDO + 501));
+	start_server(DB_SHUTDOWNED, REDO);
+	assert_true(ControlRecordIsPast(REDO));
+	assert_false(ControlRecordIsPast(REDO + 1));
+}
+
+static void
 get_on(void)
 {
 	if (now_ms % 1500 == 0 && now_ms < 1010000)
@@ -383,6 +408,7 @@ main(void)
 		cmocka_unit_test_setup(test_matching, setup),
 		cmocka_unit_test_setup(test_boot, setup),
 		cmocka_unit_test_setup(test_state_at_start, setup),
+		cmocka_unit_test_setup(test_past, setup),
 		cmocka_unit_test_setup(test_gives_up, setup),
 		cmocka_unit_test_setup(test_nobody_to_tell, setup),
 	};
