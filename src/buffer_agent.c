@@ -440,9 +440,12 @@ BufferAgentMain(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	if (!become_agent(&status))
+	{
+		(void) PoolReloadBegin(false); /* nobody need wait for what can't be had */
 		ereport(ERROR, (errcode(ERRCODE_IO_ERROR), errmsg("legobase: %s", status.message),
 						errdetail("The identity of this instance is kept there. The server runs "
 								  "without remote memory until it can be.")));
+	}
 
 	while (!may_end())
 	{
