@@ -503,18 +503,6 @@ BufferAgentAssist(int wait_ms)
 		pg_usleep(wait_ms * 1000L);
 }
 
-/*
- * While FatalError is set, maybe_start_bgworkers() of postmaster.c not only starts nothing but forgets that there was something to start;
- * the startup process's PMSIGNAL_RECOVERY_STARTED ends that, but starts no worker either. A change of the list of workers, which there need
- * not be, does.
- */
-void
-BufferAgentSummon(void)
-{
-	if (IsUnderPostmaster)
-		SendPostmasterSignal(PMSIGNAL_BACKGROUND_WORKER_CHANGE);
-}
-
 void
 BufferAgentRegister(void)
 {

@@ -17,7 +17,6 @@
 #include "pool_gate.h"
 
 #define AGENT_WAIT_MS 10000 /* without an agent for so long, there is nothing to wait for */
-#define SUMMON_MS 100         /* between reminders of the postmaster that there should be an agent */
 #define POLL_MIN_US 1000
 #define POLL_MAX_US 10000
 
@@ -88,7 +87,6 @@ static void
 wait_until_open(void)
 {
 	uint64 limit = 0; /* 0: there was an agent at the last look */
-	uint64 summoned = 0;
 	long poll_us = POLL_MIN_US;
 
 	while (PoolGatePhase() != GATE_OPEN)
@@ -106,11 +104,6 @@ wait_until_open(void)
 			limit = now + AGENT_WAIT_MS * UINT64_C(1000000);
 		else if (now > limit)
 			open_without_agent(); /* does nothing while RELOADING */
-		if (limit != 0 && now >= summoned + SUMMON_MS * UINT64_C(1000000))
-		{
-			BufferAgentSummon();
-			summoned = now;
-		}
 		pg_usleep(poll_us);
 		poll_us = Min(poll_us * 2, POLL_MAX_US);
 	}
