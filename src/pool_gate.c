@@ -8,6 +8,7 @@
 
 #include "miscadmin.h"
 #include "postmaster/startup.h"
+#include "storage/pmsignal.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 
@@ -17,6 +18,7 @@
 #include "pool_gate.h"
 
 #define AGENT_WAIT_MS 10000 /* without an agent for so long, there is nothing to wait for */
+#define ASK_MS 100          /* between two requests for an agent */
 #define POLL_MIN_US 1000
 #define POLL_MAX_US 10000
 
@@ -83,6 +85,22 @@ open_without_agent(void)
 	RESUME_INTERRUPTS();
 }
 
+/*
+ * After a crash inside the server the postmaster starts no background workers before redo, and when that has begun, and it would start
+ * them, has forgotten that there are some (maybe_start_bgworkers): it looks again at the end of recovery, or when it is told that
+ * something has changed. So it is told, again and again: it may not have seen the beginning of redo yet.
+ */
+static void
+ask_for_agent(uint64 now)
+{
+	static uint64 next_time = 0;
+
+	if (!AmStartupProcess() || now < next_time)
+		return;
+	next_time = now + ASK_MS * UINT64_C(1000000);
+	SendPostmasterSignal(PMSIGNAL_BACKGROUND_WORKER_CHANGE);
+}
+
 static void
 wait_until_open(void)
 {
@@ -100,10 +118,14 @@ wait_until_open(void)
 		/* One that was there and is gone is followed by another within a second or so. */
 		if (CommBufferHasAgent())
 			limit = 0;
-		else if (limit == 0)
-			limit = now + AGENT_WAIT_MS * UINT64_C(1000000);
-		else if (now > limit)
-			open_without_agent(); /* does nothing while RELOADING */
+		else
+		{
+			ask_for_agent(now);
+			if (limit == 0)
+				limit = now + AGENT_WAIT_MS * UINT64_C(1000000);
+			else if (now > limit)
+				open_without_agent(); /* does nothing while RELOADING */
+		}
 		pg_usleep(poll_us);
 		poll_us = Min(poll_us * 2, POLL_MAX_US);
 	}

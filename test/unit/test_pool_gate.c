@@ -17,6 +17,7 @@
 
 #include "miscadmin.h"
 #include "postmaster/startup.h"
+#include "storage/pmsignal.h"
 #include "storage/s_lock.h"
 #include "storage/shmem.h"
 
@@ -39,6 +40,7 @@ static bool has_agent;
 static int interrupts_served;
 static int postmaster_looks;
 static int logged;
+static int agent_asked_for;
 static bool postmaster_gone;
 static jmp_buf ended;
 static void (*meanwhile)(void);
@@ -70,6 +72,13 @@ void
 HandleStartupProcInterrupts(void)
 {
 	interrupts_served++;
+}
+
+void
+SendPostmasterSignal(PMSignalReason reason)
+{
+	assert_int_equal(reason, PMSIGNAL_BACKGROUND_WORKER_CHANGE);
+	agent_asked_for++;
 }
 
 void
@@ -177,7 +186,7 @@ setup(void **state)
 	assert_int_equal(PoolGatePhase(), GATE_CLOSED);
 	now_us = 0;
 	has_agent = postmaster_gone = false;
-	interrupts_served = postmaster_looks = logged = 0;
+	interrupts_served = postmaster_looks = logged = agent_asked_for = 0;
 	meanwhile = NULL;
 	MyAuxProcType = NotAnAuxProcess;
 	CritSectionCount = InterruptHoldoffCount = 0;
@@ -238,6 +247,7 @@ test_without_an_agent(void **state)
 	assert_int_equal(PoolGatePhase(), GATE_OPEN);
 	assert_true(now_us >= 10 * SECOND_MS * 1000 && now_us < 11 * SECOND_MS * 1000);
 	assert_int_equal(logged, 1);
+	assert_int_equal(agent_asked_for, 0); /* the postmaster starts it by itself, in time */
 	assert_int_equal(InterruptHoldoffCount, 0);
 	assert_false(elsewhere(begin_reload));
 }
@@ -286,6 +296,7 @@ test_startup_process(void **state)
 	MyAuxProcType = StartupProcess;
 	PoolGateWait();
 	assert_true(interrupts_served > 1000);
+	assert_true(agent_asked_for > 50 && agent_asked_for < 150);
 }
 
 static void
