@@ -31,7 +31,6 @@
 #include "node_table.h"
 #include "page_directory.h"
 #include "page_fence.h"
-#include "pool_gate.h"
 #include "pool_reload.h"
 #include "pool_size.h"
 #include "settings.h"
@@ -73,16 +72,6 @@ recover_push(uint32 buffer, uint32 entry)
 	lb_slot_ref slot;
 
 	NodeLinkRecoverPush(&links[SlabTableSlot(entry, &slot)], buffer, entry);
-}
-
-/* With nothing from a former life. */
-static void
-open_gate(void)
-{
-	ReloadFigures nothing = {.nodes = 0};
-
-	if (PoolGateBeginReload())
-		PoolGateOpen(&nothing);
 }
 
 /* Become the agent. False if the identity of this instance is not to be had. */
@@ -452,7 +441,7 @@ BufferAgentMain(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	if (!become_agent(&status))
 	{
-		open_gate(); /* nobody need wait for what can't be had */
+		(void) PoolReloadBegin(false); /* nobody need wait for what can't be had */
 		ereport(ERROR, (errcode(ERRCODE_IO_ERROR), errmsg("legobase: %s", status.message),
 						errdetail("The identity of this instance is kept there. The server runs "
 								  "without remote memory until it can be.")));
@@ -512,18 +501,6 @@ BufferAgentAssist(int wait_ms)
 		serve(wait_ms);
 	else
 		pg_usleep(wait_ms * 1000L);
-}
-
-/*
- * While FatalError is set, maybe_start_bgworkers() of postmaster.c not only starts nothing but forgets that there was something to start;
- * the startup process's PMSIGNAL_RECOVERY_STARTED ends that, but starts no worker either. A change of the list of workers, which there need
- * not be, does.
- */
-void
-BufferAgentSummon(void)
-{
-	if (IsUnderPostmaster)
-		SendPostmasterSignal(PMSIGNAL_BACKGROUND_WORKER_CHANGE);
 }
 
 void

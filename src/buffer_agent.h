@@ -22,13 +22,6 @@ extern void BufferAgentRegister(void);
 extern void BufferAgentAssist(int wait_ms);
 
 /*
- * A process waits for the agent, and there is none: have the postmaster start it, if it may. After a crash the postmaster starts no
- * background worker until redo has begun, and then does not think of it before redo has ended, unless something reminds it. To be called now and
- * then, while there is no agent. Allowed in critical sections.
- */
-extern void BufferAgentSummon(void);
-
-/*
  * Who waits for the agent, and finds that the postmaster is gone, ends: the agent has, and nobody starts another. PANIC in a critical
  * section.
  */
