@@ -529,12 +529,13 @@ sub describe_processes
 }
 
 # After kill9(): wait until all processes of the server have ended. The postmaster's parent may be slow to notice its end;
-# its pid would look like that of another server.
+# its pid would look like that of another server. A startup process that was just going to ask for the checkpoint at the end of recovery waits
+# for a minute for a checkpointer that has ended (RequestCheckpoint), in any server.
 sub wait_until_gone
 {
 	my ($node) = @_;
 
-	if (!wait_for('all processes of the server have ended', 30, sub { !processes_of($node) }))
+	if (!wait_for('all processes of the server have ended', 75, sub { !processes_of($node) }))
 	{
 		diag(describe_processes(processes_of($node)));
 		return 0;

@@ -191,12 +191,13 @@ sub kill_memnode
 
 # The children of a postmaster that was killed see that it is gone, but for those that have stopped themselves, or still do. These may
 # hold LWLocks, which are waited for without a look at the postmaster, in any server: when one of them is killed, all are.
+# (See wait_until_gone() for how long that may take.)
 sub await_children
 {
 	my $any_stopped;
 	my $ended = wait_for(
 		'the children have ended',
-		30,
+		75,
 		sub {
 			$any_stopped = 1 if stopped_processes($node);
 			kill 'KILL', processes_of($node) if $any_stopped;
