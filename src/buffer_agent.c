@@ -24,6 +24,7 @@
 #include "buffer_agent.h"
 #include "checkpoint_sync.h"
 #include "comm_buffer.h"
+#include "compat.h"
 #include "control_record.h"
 #include "embedded_node.h"
 #include "lb_clock.h"
@@ -43,7 +44,6 @@
 #define STANDSTILL_MS 500  /* a longer pause between two ticks is our own, not the nodes' */
 #define BUSY_TICK_MS 10    /* while slots are being drained, or a node is suspect */
 #define RELEASE_SCAN 65536 /* entries looked at in one tick for slots to release */
-#define LOCK_FILE "postmaster.pid"
 #define FLUSH_MS 20 /* between looks at what flushing waits for, while somebody waits for it */
 #define FLUSH_WISH_MS 1500 /* who waits asks each second */
 
@@ -382,7 +382,7 @@ serve(long wait_ms)
 static bool
 server_stops(void)
 {
-	FILE *file = AllocateFile(LOCK_FILE, PG_BINARY_R);
+	FILE *file = AllocateFile(SERVER_LOCK_FILE, PG_BINARY_R);
 	char line[MAXPGPATH];
 	int number = 0;
 

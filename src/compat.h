@@ -97,4 +97,7 @@ md_segment_descriptor(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknu
 	return FileGetRawDesc(((MdSegment *) reln->md_seg_fds[forknum])[segno].vfd);
 }
 
+/* In the data directory; the name is private to miscinit.c. */
+#define SERVER_LOCK_FILE "postmaster.pid"
+
 #endif /* LEGOBASE_COMPAT_H */

@@ -116,6 +116,7 @@ _PG_init(void)
 	CheckpointSyncInstall();
 	ddl_hooks_install();
 	RedoSkipInstall();
+	StorageFenceInstall();
 	next_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shared_memory;
 	next_shmem_startup_hook = shmem_startup_hook;

@@ -20,6 +20,7 @@
 #include "storage/pmsignal.h"
 #include "storage/shmem.h"
 
+#include "compat.h"
 #include "instance.h"
 #include "lb_clock.h"
 #include "lb_fault.h"
@@ -506,10 +507,48 @@ void
 StorageFenceRaise(void)
 {
 	struct stat folder;
-	bool raised = stat(INSTANCE_FOLDER, &folder) != 0 || !S_ISDIR(folder.st_mode) || raise_fence();
+	bool absent = stat(INSTANCE_FOLDER, &folder) != 0 || !S_ISDIR(folder.st_mode);
+	bool raised = absent || raise_fence();
+
+	/* The file will be made with the folder, with number 0: any higher one is another server's. */
+	if (absent)
+		raised_before = true;
 
 	if (!legobase_in_use())
 		return;
 	shared->number = last_number;
 	pg_atomic_write_u32(&shared->raised, raised ? 1 : 0);
+}
+
+/* Is the data directory's lock file of another server by now? */
+static bool
+lock_file_of_another(void)
+{
+	FILE *file = fopen(SERVER_LOCK_FILE, "r");
+	int pid = 0;
+	long started = 0;
+	bool understood;
+
+	if (file == NULL)
+		return false;
+	understood = fscanf(file, "%d\n%*[^\n]\n%ld", &pid, &started) == 2;
+	fclose(file);
+	return understood && (abs(pid) != MyProcPid || started != (long) MyStartTime);
+}
+
+/*
+ * PostgreSQL removes its lock files when it ends, without a look at whose they are. A server that was replaced must leave the one that keeps
+ * others away from its successor's data directory, so it ends before that; its socket's lock file stays, and is found to be stale.
+ */
+static void
+spare_lock_file(int code, Datum arg)
+{
+	if (lock_file_of_another())
+		_exit(code);
+}
+
+void
+StorageFenceInstall(void)
+{
+	on_proc_exit(spare_lock_file, 0);
 }

@@ -23,6 +23,12 @@ extern void StorageFenceShmemInit(void);
  */
 extern void StorageFenceRaise(void);
 
+/*
+ * From _PG_init, in the postmaster: if another server has taken the data directory over, its lock file is not removed when this one ends, as
+ * PostgreSQL itself would do.
+ */
+extern void StorageFenceInstall(void);
+
 /* Agent: was the fence raised? If that was not possible no node may be attached to. */
 extern bool StorageFenceRaised(void);
 
