@@ -14,9 +14,11 @@
  */
 #include "postgres.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_control.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -47,6 +49,7 @@ typedef struct ControlRecord
 	bool was_shut_down;
 	uint32 checksums;
 	uint8 boot_id[sizeof(((lb_control *) NULL)->boot_id)]; /* zero: unknown */
+	struct timespec control_time; /* when pg_control had been written last */
 
 	pg_atomic_uint64 tier1;
 
@@ -101,6 +104,7 @@ ControlRecordShmemInit(void)
 {
 	bool found;
 	bool has_control_file;
+	struct stat file;
 
 	shared = ShmemInitStruct("legobase control record", sizeof(ControlRecord), &found);
 	/* XLOGShmemInit has made it and copied the file's contents to it. */
@@ -112,12 +116,26 @@ ControlRecordShmemInit(void)
 	pg_atomic_init_u64(&shared->tier1, 0);
 	read_boot_id(shared->boot_id, sizeof(shared->boot_id));
 	shared->backup_label = access(BACKUP_LABEL_FILE, F_OK) == 0;
+	if (stat(XLOG_CONTROL_FILE, &file) == 0)
+		shared->control_time = file.st_mtim;
 	if (!has_control_file)
 		return;
 	shared->redo_at_start = control_file->checkPointCopy.redo;
 	shared->timeline = control_file->checkPointCopy.ThisTimeLineID;
 	shared->was_shut_down = control_file->state == DB_SHUTDOWNED;
 	shared->checksums = control_file->data_checksum_version;
+}
+
+bool
+ControlRecordIsOlderThan(const char *path)
+{
+	struct stat file;
+
+	if (stat(path, &file) != 0)
+		return false;
+	if (file.st_mtim.tv_sec != shared->control_time.tv_sec)
+		return file.st_mtim.tv_sec > shared->control_time.tv_sec;
+	return file.st_mtim.tv_nsec > shared->control_time.tv_nsec;
 }
 
 bool

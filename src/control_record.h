@@ -29,6 +29,9 @@ extern bool ControlRecordWasShutDown(void);
 /* Could a page with this LSN have been written before that? See wal_reach.h. May have to read WAL. */
 extern bool ControlRecordIsPast(XLogRecPtr lsn);
 
+/* Was this file changed after pg_control was written last, as it was when shared memory was made? False if there is no such file. */
+extern bool ControlRecordIsOlderThan(const char *path);
+
 /* Is what this node's record says good for the data directory as it was at start? If not, *reason says why, for people. */
 extern bool ControlRecordMatches(const lb_control *record, const char **reason);
 

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "common/relpath.h"
 #include "storage/md.h"
 #include "storage/smgr.h"
 #include "utils/hsearch.h"
@@ -24,7 +25,9 @@
 
 #define STEP_NS \
 	UINT64_C(20000000) /* files are looked at for so long before nodes are listened to again */
-#define LISTING_MS 10  /* between looks at links, when nothing comes */
+#define EXTEND_MAX \
+	RELSEG_SIZE /* blocks; what is that far beyond the end was truncated: redo makes the rest */
+#define LISTING_MS 10 /* between looks at links, when nothing comes */
 
 typedef enum Phase
 {
@@ -46,7 +49,8 @@ typedef struct Fork
 	ForkKey key;
 	BlockNumber durable_end; /* the block after the last page that a truncation would have fenced */
 	bool kept;
-	BlockNumber file_end; /* blocks in the file, before it was extended */
+	BlockNumber file_end; /* blocks in the file, before it was extended ... */
+	BlockNumber end;      /* ... and afterwards */
 } Fork;
 
 static Phase phase = PHASE_NONE;
@@ -170,7 +174,7 @@ note_page(const PageReload *page)
 	{
 		fork->durable_end = 0;
 		fork->kept = false;
-		fork->file_end = 0;
+		fork->file_end = fork->end = 0;
 	}
 	if (page->dirty || page->durable)
 		fork->durable_end = Max(fork->durable_end, page->tag.block + 1);
@@ -225,6 +229,27 @@ extend(SMgrRelation reln, ForkNumber forknum, BlockNumber from, BlockNumber end)
 		figures.blocks_extended += end - from;
 }
 
+/*
+ * A server that was shut down has written all its files before pg_control: one that is newer was changed by somebody else since, so what
+ * is remote of it may be older.
+ */
+static bool
+changed_since_shutdown(const ForkKey *key, BlockNumber blocks)
+{
+	char *path = relpathperm(key->rnode, (ForkNumber) key->fork);
+	bool changed = false;
+
+	for (BlockNumber segment = 0; segment <= blocks / RELSEG_SIZE && !changed; segment++)
+	{
+		char *name = segment == 0 ? pstrdup(path) : psprintf("%s.%u", path, segment);
+
+		changed = ControlRecordIsOlderThan(name);
+		pfree(name);
+	}
+	pfree(path);
+	return changed;
+}
+
 static void
 check_fork(Fork *fork)
 {
@@ -235,8 +260,14 @@ check_fork(Fork *fork)
 	fork->kept = !mdexists(reln, INIT_FORKNUM) && mdexists(reln, forknum);
 	if (fork->kept)
 	{
-		fork->file_end = mdnblocks(reln, forknum);
-		extend(reln, forknum, fork->file_end, fork->durable_end);
+		fork->file_end = fork->end = mdnblocks(reln, forknum);
+		if (ControlRecordWasShutDown() && changed_since_shutdown(&fork->key, fork->file_end))
+			fork->kept = false;
+		else if (fork->durable_end > fork->end && fork->durable_end - fork->end <= EXTEND_MAX)
+		{
+			extend(reln, forknum, fork->end, fork->durable_end);
+			fork->end = fork->durable_end;
+		}
 	}
 	smgrclose(reln);
 }
@@ -267,7 +298,7 @@ is_good(const PageReload *page)
 	const Fork *fork = hash_search(forks, &key, HASH_FIND, NULL);
 
 	return fork != NULL && fork->kept &&
-		   (page->dirty || page->durable || page->tag.block < fork->file_end);
+		   page->tag.block < (page->dirty || page->durable ? fork->end : fork->file_end);
 }
 
 /* Discard what the look at the files has shown to be of no use. Is anything left in the slab? */
