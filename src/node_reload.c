@@ -97,7 +97,8 @@ makes_sense(const NodeLink *link, const lb_reload_reply *reply)
 		const lb_reload_slot *slot = &reply->slots[i];
 
 		if (is_before(&slot->slot, &next) || slot->slot.page >= reply->slab_pages ||
-			slot->version == 0 || slot->version > VERSION_MAX || slot->tag.fork > MAX_FORKNUM ||
+			slot->slot.slab >= LB_SLAB_NUMBERS_MAX || slot->version == 0 ||
+			slot->version > VERSION_MAX || slot->tag.fork > MAX_FORKNUM ||
 			slot->tag.block == InvalidBlockNumber || slot->tag.relation == InvalidOid ||
 			slot->tag.tablespace == InvalidOid)
 			return false;
@@ -234,18 +235,30 @@ take_slots(NodeLink *link, const lb_reload_reply *reply)
 	return end_releases(link, &batch);
 }
 
+/* Each part is looked at, not only the first: what follows relies on the slab's size, and on the record. */
+static const char *
+reason_to_stop(const NodeLink *link, const lb_reload_reply *reply)
+{
+	const lb_control *first = &link->reload.control;
+
+	if (link->reload.began &&
+		(reply->control.completed != first->completed || reply->control.pending != first->pending))
+		return "its control record has changed meanwhile";
+	return reason_to_discard(reply);
+}
+
 static void
 listed(NodeLink *link, const lb_reload_reply *reply)
 {
+	const char *reason = reason_to_stop(link, reply);
+
+	if (reason)
+	{
+		reload_failed(link, reason);
+		return;
+	}
 	if (!link->reload.began)
 	{
-		const char *reason = reason_to_discard(reply);
-
-		if (reason)
-		{
-			reload_failed(link, reason);
-			return;
-		}
 		link->reload.control = reply->control;
 		link->reload.began = true;
 	}

@@ -430,7 +430,7 @@ PoolReloadStep(NodeLink *links, int count, uint64 now)
 			break;
 		case PHASE_RELEASING:
 			if (!release_discarded(links, count))
-				return LISTING_MS;
+				return RELEASING_MS;
 			open_gate(links, count);
 			break;
 	}
