@@ -50,7 +50,7 @@ slot_kind(const slot *slot)
  * storage knows its pages already: there flushing finds the damage, and tells.
  */
 static void
-list_slot(tenant *tenant, uint32_t slab, uint32_t page, lb_reload_reply *reply)
+list_slot(tenant *tenant, uint32_t slab, uint32_t page, uint64_t redo, lb_reload_reply *reply)
 {
 	slot_table *slots = &tenant->slots;
 	uint32_t id = slot_table_id(slots, slab, page);
@@ -75,11 +75,15 @@ list_slot(tenant *tenant, uint32_t slab, uint32_t page, lb_reload_reply *reply)
 													.checksum = slot->checksum,
 													.lsn = page_lsn(memory),
 													.kind = (uint8_t) slot_kind(slot)};
+
+	/* Listed as flushed all the same: the agent knows what that means for the end of the file. */
+	if (slot->state == SLOT_FLUSHED && page_lsn(memory) > redo && !tenant->flushing.confirmed)
+		slot_table_set_state(slots, id, SLOT_DIRTY);
 }
 
 /* Fill the reply with what is in the slots from this one on. A slab that is not there costs as much as a slot. */
 static void
-list_slots(tenant *tenant, lb_slot_ref at, lb_reload_reply *reply)
+list_slots(tenant *tenant, lb_slot_ref at, uint64_t redo, lb_reload_reply *reply)
 {
 	const slot_table *slots = &tenant->slots;
 
@@ -96,7 +100,7 @@ list_slots(tenant *tenant, lb_slot_ref at, lb_reload_reply *reply)
 			reply->next = at;
 			return;
 		}
-		list_slot(tenant, at.slab, at.page++, reply);
+		list_slot(tenant, at.slab, at.page++, redo, reply);
 	}
 }
 
@@ -107,11 +111,11 @@ reload_handle(session *session, const lb_frame *frame)
 	lb_reload_reply reply = {.control = tenant_control(tenant),
 							 .slab_pages = tenant->slots.slab_pages};
 	uint8_t body[LB_BODY_MAX];
-	lb_slot_ref from;
+	lb_reload reload;
 
-	if (!lb_decode_reload(frame->body, frame->header.body_length, &from))
+	if (!lb_decode_reload(frame->body, frame->header.body_length, &reload))
 		return request_malformed(session, frame);
-	list_slots(tenant, from, &reply);
+	list_slots(tenant, reload.from, reload.redo, &reply);
 	if (LB_FAULT("memnode.reload"))
 		return false;
 	return session_send(session, LB_RELOAD_REPLY, frame->header.sequence, body,

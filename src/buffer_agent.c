@@ -428,7 +428,7 @@ others_work(void)
 static bool
 may_end(void)
 {
-	return ShutdownRequestPending && !(server_stops() && others_work());
+	return ShutdownRequestPending && !PoolReloadRunning() && !(server_stops() && others_work());
 }
 
 void

@@ -20,6 +20,7 @@
 #include "node_link_internal.h"
 #include "node_table.h"
 #include "page_directory.h"
+#include "pool_reload.h"
 #include "slab_table.h"
 #include "storage_fence.h"
 
@@ -346,10 +347,13 @@ refused(NodeLink *link, const lb_error *error)
 		 * the file before a node hears of it: the file, and the data directory with it, are older than what the node has.
 		 */
 		if (link->life_wanted)
+		{
+			PoolReloadDiscardAll();
 			ereport(LOG,
 					(errmsg("legobase: the pages that memory node \"%s\" has kept are discarded: "
 							"they are newer than the data directory",
 							link->uri.text)));
+		}
 		link_close(link);
 		link_retry_later(link, 0);
 		return;

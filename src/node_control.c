@@ -140,6 +140,20 @@ begin_telling(LinkControl *control)
 	control->position = 0;
 }
 
+/*
+ * Nothing has been pushed yet, so all that the node has is good for the redo point at which this life begins. The one that was pending when the former
+ * life ended must go before anything is pushed: the next checkpoint may get the very same number.
+ */
+void
+control_name_start(NodeLink *link)
+{
+	lb_control record;
+
+	ControlRecordFill(&record);
+	record.completed = record.pending = ControlRecordRedoAtStart();
+	send_control(link, &record, lb_now_ns());
+}
+
 static int
 continue_telling(NodeLink *link, uint64 now)
 {

@@ -212,11 +212,12 @@ extern bool NodeLinkSettled(const NodeLink *link);
 
 /*
  * A reloaded link: say which slabs are kept; then, again and again until it returns true, send RELEASE for what was discarded in them; then
- * it is attached. If the connection breaks meanwhile it is not reloaded any more, and its pages are discarded.
+ * it is attached. If the connection breaks meanwhile it is not reloaded any more, and its pages are discarded. Or all of it is discarded.
  */
 extern bool NodeLinkKeepSlabs(NodeLink *link);
 extern bool NodeLinkReleaseDiscarded(NodeLink *link);
 extern void NodeLinkAttachReloaded(NodeLink *link);
+extern void NodeLinkDiscardReloaded(NodeLink *link);
 
 /* Do what time asks for: attempts, time limits, pings, storage proofs, forgetting the pages of a lost node. */
 extern void NodeLinkTick(NodeLink *link, uint64 now);

@@ -74,6 +74,7 @@ extern void reload_failed(NodeLink *link, const char *reason);
 
 /* node_control.c */
 extern void control_attached(NodeLink *link, bool resumed);
+extern void control_name_start(NodeLink *link);
 extern bool control_scan(NodeLink *link); /* go on; true: the node was told of every slot */
 extern bool control_received(NodeLink *link, const lb_frame *frame);
 

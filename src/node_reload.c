@@ -17,6 +17,7 @@
 #include "node_table.h"
 #include "page_directory.h"
 #include "page_reload.h"
+#include "pool_reload.h"
 #include "slab_table.h"
 #include "write_back.h"
 
@@ -26,9 +27,10 @@
 static void
 ask(NodeLink *link, lb_slot_ref from)
 {
+	lb_reload reload = {.from = from, .redo = ControlRecordRedoAtStart()};
 	uint8 body[LB_BODY_MAX];
 
-	if (!link_send(link, LB_RELOAD, body, lb_encode_reload(body, &from)))
+	if (!link_send(link, LB_RELOAD, body, lb_encode_reload(body, &reload)))
 		return;
 	link->reload_sequence = link->sequence;
 	link->reload_at = lb_now_ns();
@@ -172,7 +174,9 @@ reason_to_discard(const lb_reload_reply *reply)
 static bool
 is_kept(NodeLink *link, const lb_reload_slot *slot)
 {
-	if (slot->kind == LB_SLOT_DIRTY && ControlRecordWasShutDown())
+	if (ControlRecordWasShutDown() &&
+		(slot->kind == LB_SLOT_DIRTY ||
+		 (slot->kind == LB_SLOT_FLUSHED && slot->lsn > ControlRecordRedoAtStart())))
 	{
 		if (!link->reload.warned)
 			ereport(WARNING,
@@ -213,12 +217,14 @@ take_slots(NodeLink *link, const lb_reload_reply *reply)
 	{
 		const lb_reload_slot *slot = &reply->slots[i];
 		uint32 entry = entry_for(link, slot);
+		bool flushed = slot->kind == LB_SLOT_FLUSHED;
 		PageReload page = {.tag = slot->tag,
 						   .version = slot->version,
 						   .checksum = slot->checksum,
 						   .lsn = slot->lsn,
-						   .dirty = slot->kind == LB_SLOT_DIRTY,
-						   .durable = slot->kind == LB_SLOT_FLUSHED};
+						   .dirty = slot->kind == LB_SLOT_DIRTY ||
+									(flushed && slot->lsn > ControlRecordRedoAtStart()),
+						   .durable = flushed};
 
 		link->reload.pages++;
 		link->reload.newest = Max(link->reload.newest, slot->lsn);
@@ -268,7 +274,10 @@ listed(NodeLink *link, const lb_reload_reply *reply)
 	if (reply->more)
 		ask(link, reply->next);
 	else if (!ControlRecordIsPast(link->reload.newest))
+	{
+		PoolReloadDiscardAll();
 		reload_failed(link, "they are newer than the data directory");
+	}
 	else
 		link->reload.listed = true;
 }
@@ -308,9 +317,17 @@ NodeLinkReleaseDiscarded(NodeLink *link)
 }
 
 void
+NodeLinkDiscardReloaded(NodeLink *link)
+{
+	reload_failed(link, "another memory node's pages are newer than the data directory");
+}
+
+void
 NodeLinkAttachReloaded(NodeLink *link)
 {
 	attach_complete(link, &link->reload.welcome);
+	if (link->state == LINK_ATTACHED)
+		control_name_start(link);
 }
 
 bool

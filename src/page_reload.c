@@ -62,8 +62,9 @@ unlink_reloaded(const Bucket *bucket, uint32 entry)
 }
 
 /*
- * The partition's lock must be held exclusively. The state comes last: views look at it first. No bound for a page that came clean: if its
- * file's sync has failed, only redo that writes it again makes it durable.
+ * The partition's lock must be held exclusively. The state comes last: views look at it first. Only a dirty page has a bound: it will
+ * be written before the next checkpoint ends. Of any other the file may have something older, by a sync that failed or a life of the server that did not
+ * know of this page, and only redo makes it write the page again.
  */
 static void
 link_reloaded(const Bucket *bucket, uint32 entry, const PageReload *page)
@@ -74,8 +75,10 @@ link_reloaded(const Bucket *bucket, uint32 entry, const PageReload *page)
 	if (page->dirty)
 		state |= page_count_dirty(entry, &page->tag) | USAGE_WRITTEN * USAGE_ONE;
 	else
-		state |= (page->durable ? DURABLE : 0) | USAGE_FIRST_READ * USAGE_ONE;
-	if (page->lsn > page_directory->redo_base && (page->dirty || page->durable))
+		state |= USAGE_FIRST_READ * USAGE_ONE;
+	if (page->durable)
+		state |= DURABLE;
+	if (page->lsn > page_directory->redo_base && page->dirty)
 	{
 		state |= LSN_KNOWN;
 		reloaded->comm_buffer =

@@ -20,7 +20,8 @@ typedef struct PageReload
 	uint64 checksum;
 	XLogRecPtr lsn; /* in the page's header; 0: none */
 	bool dirty;
-	bool durable; /* not dirty, and the file surely has it: the node wrote and synced it */
+	bool
+		durable; /* the node has written and synced it once; if it is dirty too, the file may have been written by others since */
 } PageReload;
 
 /* LSNs are kept relative to this: the redo point of pg_control. Before the first PageDirectoryReload. */
@@ -49,7 +50,7 @@ extern void PageDirectoryReset(void);
 
 /*
  * Startup process: up to which LSN is the remote copy of this page known to be? A lower bound; false if nothing is known, it is not above
- * the base, or the page was neither dirty nor durable when it was reloaded. Shared lock.
+ * the base, or the page was not dirty when it was reloaded. Shared lock.
  */
 extern bool PageDirectoryRedoBound(const lb_page_tag *tag, XLogRecPtr *lsn);
 

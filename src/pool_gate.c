@@ -101,6 +101,17 @@ ask_for_agent(uint64 now)
 	SendPostmasterSignal(PMSIGNAL_BACKGROUND_WORKER_CHANGE);
 }
 
+/* The directory is half of what it should be, and nobody comes to put it right. */
+static void
+give_up(void)
+{
+	ereport(CritSectionCount > 0 ? PANIC : FATAL,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("legobase: the buffer agent ended while it reloaded the remote pool, and none "
+					"has followed"),
+			 errhint("See the server's log for why, and restart the server.")));
+}
+
 static void
 wait_until_open(void)
 {
@@ -123,6 +134,8 @@ wait_until_open(void)
 			ask_for_agent(now);
 			if (limit == 0)
 				limit = now + AGENT_WAIT_MS * UINT64_C(1000000);
+			else if (now > limit + AGENT_WAIT_MS * UINT64_C(5000000))
+				give_up(); /* RELOADING */
 			else if (now > limit)
 				open_without_agent(); /* does nothing while RELOADING */
 		}

@@ -27,7 +27,8 @@
 	UINT64_C(20000000) /* files are looked at for so long before nodes are listened to again */
 #define EXTEND_MAX \
 	RELSEG_SIZE /* blocks; what is that far beyond the end was truncated: redo makes the rest */
-#define LISTING_MS 10 /* between looks at links, when nothing comes */
+#define LISTING_MS 10  /* between looks at links, when nothing comes */
+#define RELEASING_MS 1 /* between parts of the directory that are scanned for what to release */
 
 typedef enum Phase
 {
@@ -47,7 +48,8 @@ typedef struct ForkKey
 typedef struct Fork
 {
 	ForkKey key;
-	BlockNumber durable_end; /* the block after the last page that a truncation would have fenced */
+	BlockNumber
+		dirty_end; /* after the last page that was never flushed: a truncation would have fenced it */
 	bool kept;
 	BlockNumber file_end; /* blocks in the file, before it was extended ... */
 	BlockNumber end;      /* ... and afterwards */
@@ -59,6 +61,7 @@ static ReloadFigures figures;
 static HTAB *forks;
 static HASH_SEQ_STATUS forks_left;
 static bool released[MAX_NODES];
+static bool discard_all = false;
 
 /* ---- when ---- */
 
@@ -172,12 +175,12 @@ note_page(const PageReload *page)
 
 	if (!found)
 	{
-		fork->durable_end = 0;
+		fork->dirty_end = 0;
 		fork->kept = false;
 		fork->file_end = fork->end = 0;
 	}
-	if (page->dirty || page->durable)
-		fork->durable_end = Max(fork->durable_end, page->tag.block + 1);
+	if (page->dirty && !page->durable)
+		fork->dirty_end = Max(fork->dirty_end, page->tag.block + 1);
 }
 
 /* Look at all pages: discard dirty ones that could not be flushed, group the others. */
@@ -251,7 +254,7 @@ changed_since_shutdown(const ForkKey *key, BlockNumber blocks)
 }
 
 static void
-check_fork(Fork *fork)
+look_at_fork(Fork *fork)
 {
 	SMgrRelation reln = smgropen(fork->key.rnode, InvalidBackendId);
 	ForkNumber forknum = (ForkNumber) fork->key.fork;
@@ -263,13 +266,33 @@ check_fork(Fork *fork)
 		fork->file_end = fork->end = mdnblocks(reln, forknum);
 		if (ControlRecordWasShutDown() && changed_since_shutdown(&fork->key, fork->file_end))
 			fork->kept = false;
-		else if (fork->durable_end > fork->end && fork->durable_end - fork->end <= EXTEND_MAX)
+		else if (fork->dirty_end > fork->end && fork->dirty_end - fork->end <= EXTEND_MAX)
 		{
-			extend(reln, forknum, fork->end, fork->durable_end);
-			fork->end = fork->durable_end;
+			extend(reln, forknum, fork->end, fork->dirty_end);
+			fork->end = fork->dirty_end;
 		}
 	}
 	smgrclose(reln);
+}
+
+/* A file that can't be looked at, or not be extended, costs the pages of one fork. */
+static void
+check_fork(Fork *fork)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		look_at_fork(fork);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		fork->kept = false;
+	}
+	PG_END_TRY();
 }
 
 /* Look at files for a while. True: at all of them. */
@@ -298,7 +321,7 @@ is_good(const PageReload *page)
 	const Fork *fork = hash_search(forks, &key, HASH_FIND, NULL);
 
 	return fork != NULL && fork->kept &&
-		   page->tag.block < (page->dirty || page->durable ? fork->end : fork->file_end);
+		   page->tag.block < (page->dirty && !page->durable ? fork->end : fork->file_end);
 }
 
 /* Discard what the look at the files has shown to be of no use. Is anything left in the slab? */
@@ -406,6 +429,22 @@ all_settled(const NodeLink *links, int count)
 	return true;
 }
 
+void
+PoolReloadDiscardAll(void)
+{
+	discard_all = true;
+}
+
+static void
+discard_links(NodeLink *links, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (links[i].state == LINK_RELOADED)
+			NodeLinkDiscardReloaded(&links[i]);
+	}
+}
+
 long
 PoolReloadStep(NodeLink *links, int count, uint64 now)
 {
@@ -418,6 +457,8 @@ PoolReloadStep(NodeLink *links, int count, uint64 now)
 			PoolGateSetFigures(&figures);
 			if (!all_settled(links, count))
 				return LISTING_MS;
+			if (discard_all)
+				discard_links(links, count);
 			survey(links);
 			hash_seq_init(&forks_left, forks);
 			phase = PHASE_CHECKING;

@@ -28,4 +28,9 @@ extern bool PoolReloadRunning(void);
 /* One step. Returns in how many milliseconds the next one is due, unless something comes from a node before. */
 extern long PoolReloadStep(NodeLink *links, int count, uint64 now);
 
+/*
+ * The data directory is older than what some node has: its history is another one, and no page of it is to be kept, wherever it is.
+ */
+extern void PoolReloadDiscardAll(void);
+
 #endif /* LEGOBASE_POOL_RELOAD_H */

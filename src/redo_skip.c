@@ -43,6 +43,7 @@
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "storage/shmem.h"
+#include "storage/smgr.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -64,6 +65,7 @@ static RedoMode mode; /* REDO_PLAIN also if something speaks against the setting
 static const char *plain_because;
 static ReloadFigures reloaded;
 static uint64 began_ns;
+static bool begun = false;
 static void (*redo_functions[RM_MAX_ID + 1])(XLogReaderState *record);
 
 static void (*next_startup)(void);
@@ -83,6 +85,12 @@ RedoSkipShmemInit(void)
 	figures = ShmemInitStruct("legobase redo", sizeof(RedoFigures), &found);
 	if (!found)
 		memset(figures, 0, sizeof(RedoFigures));
+}
+
+bool
+RedoSkipBegun(void)
+{
+	return begun;
 }
 
 void
@@ -325,7 +333,9 @@ redo_starts(void)
 	if (!legobase_in_use() || !AmStartupProcess())
 		return;
 
+	begun = true;
 	PoolGateWait();
+	smgrcloseall(); /* the agent may have extended files whose length is remembered from before */
 	PoolGateGetFigures(&reloaded);
 	plain_because = reason_for_plain();
 	mode = plain_because ? REDO_PLAIN : redo_mode;

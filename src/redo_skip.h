@@ -35,6 +35,12 @@ extern void RedoSkipShmemInit(void);
 /* From _PG_init: has us called when redo starts and ends. All resource managers are wrapped then, in the startup process alone. */
 extern void RedoSkipInstall(void);
 
+/*
+ * Startup process: has redo begun? Before that the gate is closed for it, and it must not wait there: after a crash the postmaster starts no agent
+ * before.
+ */
+extern bool RedoSkipBegun(void);
+
 /* A consistent copy is not promised while redo runs. */
 extern void RedoSkipGetFigures(RedoFigures *figures);
 

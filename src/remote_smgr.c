@@ -41,6 +41,7 @@
 #include "page_push.h"
 #include "pool_gate.h"
 #include "read_ahead.h"
+#include "redo_skip.h"
 #include "remote_smgr.h"
 #include "settings.h"
 #include "slab_table.h"
@@ -65,6 +66,19 @@ page_tag(const RelFileNode *rnode, ForkNumber forknum, BlockNumber blocknum)
 					   .block = blocknum};
 
 	return tag;
+}
+
+/*
+ * The gate, for what only asks about files. The startup process does so before redo has begun (it prefetches for the first record): it gets an
+ * answer without waiting then. A file may be extended later, never shortened, so at worst one page is not prefetched.
+ */
+static bool
+wait_to_ask(void)
+{
+	if (AmStartupProcess() && !RedoSkipBegun())
+		return false;
+	PoolGateWait();
+	return true;
 }
 
 static void
@@ -275,7 +289,8 @@ remote_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char 
 static bool
 remote_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
 {
-	PoolGateWait();
+	if (!wait_to_ask())
+		return mdprefetch(reln, forknum, blocknum);
 	if (is_remote(&reln->smgr_rnode) && SlabTableActivePages() > 0)
 	{
 		lb_page_tag tag = page_tag(&reln->smgr_rnode.node, forknum, blocknum);
@@ -438,14 +453,14 @@ remote_immedsync(SMgrRelation reln, ForkNumber forknum)
 static bool
 remote_exists(SMgrRelation reln, ForkNumber forknum)
 {
-	PoolGateWait();
+	(void) wait_to_ask();
 	return mdexists(reln, forknum);
 }
 
 static BlockNumber
 remote_nblocks(SMgrRelation reln, ForkNumber forknum)
 {
-	PoolGateWait();
+	(void) wait_to_ask();
 	return mdnblocks(reln, forknum);
 }
 

@@ -35,7 +35,7 @@
 #define SLAB_KEEP_MAX LB_KEEP_BYTES_MAX
 #define STORAGE_LOAD_SIZE 8
 #define CONTROL_SIZE 44
-#define RELOAD_SIZE 8
+#define RELOAD_SIZE 16
 #define RELOAD_REPLY_MAX (CONTROL_SIZE + 17 + 53 * LB_RELOAD_MAX)
 
 static const struct

@@ -322,6 +322,16 @@ typedef struct lb_control
 	uint8_t boot_id[16]; /* of the compute node's kernel */
 } lb_control;
 
+/*
+ * RELOAD: what is in the slots, from this one on ({0, 0} at first)? A page that the node has flushed, and whose LSN is above redo, is dirty from
+ * now on: the file may have been written by others since (docs/recovery.md).
+ */
+typedef struct lb_reload
+{
+	lb_slot_ref from;
+	uint64_t redo;
+} lb_reload;
+
 #define LB_RELOAD_MAX 300 /* slots in one RELOAD_REPLY */
 
 typedef enum lb_slot_kind
@@ -384,7 +394,7 @@ extern size_t lb_encode_flush_state(uint8_t *out, const lb_flush_state *state);
 extern size_t lb_encode_slab_keep(uint8_t *out, const lb_slab_keep *keep);
 extern size_t lb_encode_storage_load(uint8_t *out, const lb_storage_load *load);
 extern size_t lb_encode_control(uint8_t *out, const lb_control *control);
-extern size_t lb_encode_reload(uint8_t *out, const lb_slot_ref *from); /* begin with {0, 0} */
+extern size_t lb_encode_reload(uint8_t *out, const lb_reload *reload);
 extern size_t lb_encode_reload_reply(uint8_t *out, const lb_reload_reply *reply);
 
 /* Decoders: false for anything that is not exactly one well-formed body. PING, PONG, STATUS, FLUSH,
@@ -410,7 +420,7 @@ extern bool lb_decode_flush_state(const uint8_t *in, size_t length, lb_flush_sta
 extern bool lb_decode_slab_keep(const uint8_t *in, size_t length, lb_slab_keep *keep);
 extern bool lb_decode_storage_load(const uint8_t *in, size_t length, lb_storage_load *load);
 extern bool lb_decode_control(const uint8_t *in, size_t length, lb_control *control);
-extern bool lb_decode_reload(const uint8_t *in, size_t length, lb_slot_ref *from);
+extern bool lb_decode_reload(const uint8_t *in, size_t length, lb_reload *reload);
 extern bool lb_decode_reload_reply(const uint8_t *in, size_t length, lb_reload_reply *reply);
 
 /* For people: "PUSH", "epoch"; never null. */

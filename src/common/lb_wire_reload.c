@@ -46,20 +46,22 @@ lb_decode_control(const uint8_t *in, size_t length, lb_control *control)
 }
 
 size_t
-lb_encode_reload(uint8_t *out, const lb_slot_ref *from)
+lb_encode_reload(uint8_t *out, const lb_reload *reload)
 {
 	writer w = write_to(out);
 
-	put_slot(&w, from);
+	put_slot(&w, &reload->from);
+	put_u64(&w, reload->redo);
 	return written(&w);
 }
 
 bool
-lb_decode_reload(const uint8_t *in, size_t length, lb_slot_ref *from)
+lb_decode_reload(const uint8_t *in, size_t length, lb_reload *reload)
 {
 	reader r = read_from(in, length);
 
-	get_slot(&r, from);
+	get_slot(&r, &reload->from);
+	reload->redo = get_u64(&r);
 	return read_all(&r);
 }
 

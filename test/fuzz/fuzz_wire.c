@@ -257,7 +257,7 @@ make_body(lb_frame_type type, uint8_t *out)
 		[LB_SLAB_GRANT] = {4, 4},     [LB_SLAB_RETURN] = {4, 4}, [LB_RELEASE] = {4, 16},
 		[LB_SLAB_MAP] = {4, 0},       [LB_SLAB_MAPPED] = {4, 0}, [LB_READ] = {4, 8},
 		[LB_STATUS_REPLY] = {120, 0}, [LB_CLEAN] = {4, 28},      [LB_STORAGE_LOAD] = {8, 0},
-		[LB_SLAB_KEEP] = {17, 0},     [LB_CONTROL] = {44, 0},    [LB_RELOAD] = {8, 0},
+		[LB_SLAB_KEEP] = {17, 0},     [LB_CONTROL] = {44, 0},    [LB_RELOAD] = {16, 0},
 	};
 	uint8_t count = (uint8_t) (1 + below(LB_BATCH_MAX));
 	lb_hello hello = {.version_min = 1, .version_max = 1, .role = (uint16_t) (1 + below(3))};

@@ -222,7 +222,7 @@ test_roles(void)
 	lb_read_batch read = {.count = 1};
 	lb_slab_request request = {256, 1};
 	lb_control control = {.completed = 1};
-	lb_slot_ref slot = {0, 0};
+	lb_reload reload = {.redo = 0};
 	uint8_t body[LB_BODY_MAX];
 	client agent;
 	client shm;
@@ -242,8 +242,8 @@ test_roles(void)
 					  "backend");
 	expect_role_error(&tcp, LB_STATUS, NULL, 0, "backend");
 	expect_role_error(&tcp, LB_CONTROL, body, lb_encode_control(body, &control), "backend");
-	expect_role_error(&tcp, LB_RELOAD, body, lb_encode_reload(body, &slot), "backend");
-	expect_role_error(&monitor, LB_RELOAD, body, lb_encode_reload(body, &slot), "monitor");
+	expect_role_error(&tcp, LB_RELOAD, body, lb_encode_reload(body, &reload), "backend");
+	expect_role_error(&monitor, LB_RELOAD, body, lb_encode_reload(body, &reload), "monitor");
 	expect_role_error(&monitor, LB_READ, body, lb_encode_read(body, &read), "monitor");
 	expect_role_error(&monitor, LB_SLAB_REQUEST, body, lb_encode_slab_request(body, &request),
 					  "monitor");

@@ -422,9 +422,10 @@ client_receive_reload(client *client, lb_reload_reply *reply)
 int
 client_reload(client *client, lb_slot_ref from, lb_reload_reply *reply)
 {
+	lb_reload reload = {.from = from, .redo = UINT64_MAX};
 	uint8_t body[LB_BODY_MAX];
 
-	if (!client_send(client, LB_RELOAD, body, lb_encode_reload(body, &from)))
+	if (!client_send(client, LB_RELOAD, body, lb_encode_reload(body, &reload)))
 		return CLIENT_CLOSED;
 	return client_receive_reload(client, reply);
 }

@@ -357,7 +357,7 @@ test_empty_slots(void)
 static void
 test_many_requests(void)
 {
-	lb_slot_ref from = {0, 0};
+	lb_reload from = {.redo = UINT64_MAX};
 	lb_reload_reply reply;
 	uint8_t body[LB_BODY_MAX];
 	uint32_t whole = 0;

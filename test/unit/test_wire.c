@@ -192,7 +192,7 @@ test_length_limits(void **state)
 		[LB_READ] = 516,           [LB_READ_REPLY] = 4,      [LB_STATUS_REPLY] = 120,
 		[LB_STORAGE] = 65,         [LB_STORAGE_REPLY] = 268, [LB_CLEAN] = 1796,
 		[LB_FENCE] = 25,           [LB_FLUSH_STATE] = 307,   [LB_SLAB_KEEP] = 4096,
-		[LB_STORAGE_LOAD] = 8,     [LB_CONTROL] = 44,        [LB_RELOAD] = 8,
+		[LB_STORAGE_LOAD] = 8,     [LB_CONTROL] = 44,        [LB_RELOAD] = 16,
 		[LB_RELOAD_REPLY] = 15961,
 	};
 	lb_header header;
@@ -352,8 +352,11 @@ test_bytes_about_reload(void **state)
 	assert_memory_equal(body, bytes, sizeof(bytes));
 	assert_int_equal(lb_encode_control(body, &reply.control), 44);
 	assert_memory_equal(body, bytes, 44);
-	assert_int_equal(lb_encode_reload(body, &reply.next), 8);
+	assert_int_equal(
+		lb_encode_reload(body, &(lb_reload){.from = reply.next, .redo = reply.control.pending}),
+		16);
 	assert_memory_equal(body, bytes + 49, 8);
+	assert_memory_equal(body + 8, bytes + 8, 8);
 }
 
 /* A count beyond the limit, or other than what follows; bytes that are no flag and no kind. */

@@ -528,19 +528,19 @@ static void
 make_reload(message *m, extent extent)
 {
 	(void) extent;
-	m->slot = (lb_slot_ref){random_u32(), random_u32()};
+	m->reload = (lb_reload){{random_u32(), random_u32()}, random_u64()};
 }
 
 static size_t
 encode_reload(uint8_t *out, const message *m)
 {
-	return lb_encode_reload(out, &m->slot);
+	return lb_encode_reload(out, &m->reload);
 }
 
 static bool
 decode_reload(const uint8_t *in, size_t length, message *m)
 {
-	return lb_decode_reload(in, length, &m->slot);
+	return lb_decode_reload(in, length, &m->reload);
 }
 
 static void

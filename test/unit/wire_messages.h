@@ -29,7 +29,7 @@ typedef union message
 	lb_slab_keep slab_keep;
 	lb_storage_load storage_load;
 	lb_control control;
-	lb_slot_ref slot;
+	lb_reload reload;
 	lb_reload_reply reload_reply;
 	uint32_t number;
 } message;
