@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "lb_clock.h"
 #include "lb_fault.h"
 #include "lb_page.h"
 #include "log.h"
@@ -78,7 +79,7 @@ list_slot(tenant *tenant, uint32_t slab, uint32_t page, uint64_t redo, lb_reload
 
 	/* Listed as flushed all the same: the agent knows what that means for the end of the file. */
 	if (slot->state == SLOT_FLUSHED && page_lsn(memory) > redo && !tenant->flushing.confirmed)
-		slot_table_set_state(slots, id, SLOT_DIRTY);
+		slot_table_doubt(slots, id, (uint32_t) (lb_now_ns() / UINT64_C(1000000000)));
 }
 
 /* Fill the reply with what is in the slots from this one on. A slab that is not there costs as much as a slot. */

@@ -266,6 +266,17 @@ slot_table_release(slot_table *table, uint32_t id, uint64_t version)
 }
 
 void
+slot_table_doubt(slot_table *table, uint32_t id, uint32_t now_s)
+{
+	slot *entry = slot_table_slot(table, id);
+
+	assert(entry->state == SLOT_FLUSHED);
+	entry->state = SLOT_DIRTY;
+	entry->dirty_since_s = now_s;
+	count_dirty(table, id, 1);
+}
+
+void
 slot_table_set_state(slot_table *table, uint32_t id, slot_state state)
 {
 	slot *entry = slot_table_slot(table, id);

@@ -9,6 +9,7 @@
  *	  EMPTY -> CLEAN, DIRTY           a page is published
  *	  DIRTY -> WRITING                its copy is part of the round of flushing
  *	  WRITING -> FLUSHED, DIRTY       the round is over: durable, or not
+ *	  FLUSHED -> DIRTY                a new life of the server does not rely on it
  *	  any -> EMPTY                    released, overwritten, superseded, fenced, its slab returned
  *
  * The rules of publishing:
@@ -108,6 +109,9 @@ extern bool slot_table_publish(slot_table *table, uint32_t id, const lb_push *pu
 
 /* Empty the slot if it holds this version or an older one: versions pushed into a slot only rise. */
 extern bool slot_table_release(slot_table *table, uint32_t id, uint64_t version);
+
+/* FLUSHED -> DIRTY: others may have written the file since. */
+extern void slot_table_doubt(slot_table *table, uint32_t id, uint32_t now_s);
 
 /* Between DIRTY, WRITING and FLUSHED. */
 extern void slot_table_set_state(slot_table *table, uint32_t id, slot_state state);

@@ -422,7 +422,13 @@ client_receive_reload(client *client, lb_reload_reply *reply)
 int
 client_reload(client *client, lb_slot_ref from, lb_reload_reply *reply)
 {
-	lb_reload reload = {.from = from, .redo = UINT64_MAX};
+	return client_reload_above(client, from, UINT64_MAX, reply);
+}
+
+int
+client_reload_above(client *client, lb_slot_ref from, uint64_t redo, lb_reload_reply *reply)
+{
+	lb_reload reload = {.from = from, .redo = redo};
 	uint8_t body[LB_BODY_MAX];
 
 	if (!client_send(client, LB_RELOAD, body, lb_encode_reload(body, &reload)))

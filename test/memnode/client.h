@@ -109,6 +109,10 @@ extern void client_keep(client *client, const lb_slab_keep *keep);
 extern int client_control(client *client, const lb_control *control);
 extern int client_reload(client *client, lb_slot_ref from, lb_reload_reply *reply);
 
+/* The same with a redo point; without one it is so high that everything is below. */
+extern int client_reload_above(client *client, lb_slot_ref from, uint64_t redo,
+							   lb_reload_reply *reply);
+
 /* Receive the answer to a RELOAD that was sent. */
 extern int client_receive_reload(client *client, lb_reload_reply *reply);
 

@@ -142,6 +142,45 @@ test_listing(void)
 	write_back_stop(&self);
 }
 
+/* What was flushed with a higher LSN than the redo point is to be written once more: others may have written the file since. */
+static void
+test_flushed_above_redo(void)
+{
+	lb_reload_reply reply;
+	uint64_t redo;
+	uint32_t above = 0;
+	bool right = true;
+	write_back self;
+
+	write_back_start(&self, NULL, NULL);
+	push_pages(&self.agent, 100, 0, 64, 1, true);
+	client_flush(&self.agent);
+	client_wait_clean(&self.agent, 64, 3000);
+	if (!write_back_new_life(&self))
+		bail_out("nothing is left");
+	client_reload(&self.agent, (lb_slot_ref){0, 0}, &reply);
+	redo = reply.slots[20].lsn;
+	is_number(figures_of(&self).dirty_pages, 0,
+			  "below the redo point: what was flushed stays clean");
+	client_reload_above(&self.agent, (lb_slot_ref){0, 0}, redo, &reply);
+	for (uint32_t i = 0; i < reply.count; i++)
+	{
+		right = right && reply.slots[i].kind == LB_SLOT_FLUSHED;
+		above += reply.slots[i].lsn > redo;
+	}
+	ok(right && reply.count == 64 && above > 0 && above < 63, "it is listed as flushed");
+	is_number(figures_of(&self).dirty_pages, above, "above the redo point: it is dirty again");
+	ok(client_storage(&self.agent, NULL), "STORAGE");
+	client_flush(&self.agent);
+	ok(client_wait_clean(&self.agent, above, 3000), "it is written again, and told of");
+	client_listen(&self.agent, 300);
+	is_number(self.agent.told->clean_count, above, "... and nothing else");
+	client_reload_above(&self.agent, (lb_slot_ref){0, 0}, redo, &reply);
+	is_number(figures_of(&self).dirty_pages, 0,
+			  "once the agent has confirmed its storage a RELOAD changes nothing");
+	write_back_stop(&self);
+}
+
 /* What begins empty, and what was given up. */
 static void
 test_nothing_left(void)
@@ -621,6 +660,7 @@ int
 main(void)
 {
 	test_listing();
+	test_flushed_above_redo();
 	test_nothing_left();
 	test_who_may();
 	test_many_slabs();
