@@ -251,8 +251,6 @@ sub updates_while_suspect
 	my ($frozen, $session, $memory) = @_;
 	my $count;
 
-	$session->query_safe('UPDATE hot SET n = n + 1');
-	$frozen->poll_query_until('postgres', 'SELECT dirty_pages > 0 FROM legobase_summary');
 	kill 'STOP', $memory->pid;
 	my $reader = in_background(sub { $frozen->safe_psql('postgres', q{SELECT pg_prewarm('far', 'read')}); return 1; });
 	my $suspect = wait_for('the node is suspect', 4, sub {
@@ -302,11 +300,14 @@ sub updates_while_suspect
 
 	$frozen->adjust_conf('postgresql.conf', 'legobase.tier1_interval', "'50ms'");
 	$frozen->reload;
-	wait_for_nodes($frozen);
+	$session->query_safe('UPDATE hot SET n = n + 1');
+	ok(wait_for('the row is dirty in remote memory', 20, sub { dirty_pages_of($frozen, 'postgres', 'hot') > 0 }),
+		'with tier-1 checkpoints');
 	my $with = updates_while_suspect($frozen, $session, $memory);
 	cmp_ok($with, '>', $without / 4, 'updates go on while the node does not answer');
-	ok(wait_for('no dirty buffer is old', 30, sub {
-		return $frozen->safe_psql('postgres', q{SELECT lag_bytes < 1024 * 1024 FROM legobase_checkpoints WHERE tier = 1}) eq 't';
+	my $wal = $frozen->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	ok(wait_for('L1 goes on', 30, sub {
+		return $frozen->safe_psql('postgres', "SELECT lsn >= '$wal' FROM legobase_checkpoints WHERE tier = 1") eq 't';
 	}), '... and tier-1 checkpoints afterwards');
 	is(count_log_lines($frozen, qr/is lost|PANIC/), 0, '... nothing was lost');
 	$session->quit;
