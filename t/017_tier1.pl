@@ -252,6 +252,8 @@ sub updates_while_suspect
 	my $count;
 
 	kill 'STOP', $memory->pid;
+	# should the updates wait for it: at the latest then, before it counts as lost
+	my $limit = in_background(sub { select(undef, undef, undef, 5); kill 'CONT', $memory->pid; return 1; });
 	my $reader = in_background(sub { $frozen->safe_psql('postgres', q{SELECT pg_prewarm('far', 'read')}); return 1; });
 	my $suspect = wait_for('the node is suspect', 4, sub {
 		return $session->query_safe('SELECT state FROM legobase_nodes') eq 'suspect';
@@ -259,6 +261,8 @@ sub updates_while_suspect
 	$count = $session->query_safe('CALL update_hot(1.5); SELECT n FROM updates');
 	my $waits = $session->query_safe('SELECT state FROM legobase_nodes');
 	kill 'CONT', $memory->pid;
+	kill 'KILL', $limit;
+	finish_background($limit);
 	ok($suspect && $waits eq 'suspect', "the node is suspect from begin to end, with $count updates");
 	is(finish_background($reader), 0, '... and answers then');
 	return $count;
