@@ -253,7 +253,7 @@ sub updates_while_suspect
 
 	kill 'STOP', $memory->pid;
 	# should the updates wait for it: at the latest then, before it counts as lost
-	my $limit = in_background(sub { select(undef, undef, undef, 5); kill 'CONT', $memory->pid; return 1; });
+	my $limit = in_background(sub { select(undef, undef, undef, 10); kill 'CONT', $memory->pid; return 1; });
 	my $reader = in_background(sub { $frozen->safe_psql('postgres', q{SELECT pg_prewarm('far', 'read')}); return 1; });
 	my $suspect = wait_for('the node is suspect', 4, sub {
 		return $session->query_safe('SELECT state FROM legobase_nodes') eq 'suspect';
