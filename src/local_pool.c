@@ -118,7 +118,8 @@ LocalPoolFlush(Buffer buffer, XLogRecPtr durable, XLogRecPtr *lsn)
 		return LOCAL_CLEAN;
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	*lsn = PageGetLSN(BufferGetPage(buffer));
+	/* Who sets a hint bit sets it under a share lock, too. */
+	*lsn = BufferGetLSNAtomic(buffer);
 	if (!XLogRecPtrIsInvalid(durable) && *lsn > durable)
 		result = LOCAL_WAL_FIRST;
 	else

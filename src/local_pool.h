@@ -33,7 +33,8 @@ extern uint32 LocalPoolListPages(LocalPage *pages);
 
 /*
  * The buffers with a permanent page that is dirty. Every page that was changed by a WAL record inserted before the call is among them, or was
- * written, or is being written, by somebody since. buffers has room for all.
+ * written, or is being written, by somebody since. Except pages whose only record is the image that goes with a hint bit: it is inserted before the
+ * page is marked dirty (docs/recovery.md, section 5). buffers has room for all.
  */
 extern uint32 LocalPoolListDirty(Buffer *buffers);
 

@@ -480,6 +480,16 @@ PageDirectoryGetRow(uint32 number, PageDirectoryRow *row)
 	return linked;
 }
 
+/* Whoever is given the entry next describes it before it is in flight, and has another comm buffer. */
+bool
+PageDirectoryIsPushOf(uint32 entry, uint32 comm_buffer)
+{
+	if (!(pg_atomic_read_u32(&page_entries[entry].state) & IN_FLIGHT))
+		return false;
+	pg_read_barrier();
+	return page_entries[entry].comm_buffer == comm_buffer;
+}
+
 bool
 PageDirectoryIsUnused(uint32 entry)
 {

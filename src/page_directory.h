@@ -175,6 +175,12 @@ extern uint64 PageDirectoryNextVersion(void);
 extern bool PageDirectoryIsLinked(uint32 entry);
 extern bool PageDirectoryIsDirty(uint32 entry);
 
+/*
+ * Is a push from this comm buffer under way in the entry, linked still or not? For who holds the comm buffer, and does not know how far linking
+ * came.
+ */
+extern bool PageDirectoryIsPushOf(uint32 entry, uint32 comm_buffer);
+
 /* Which pages are meant. Unused fields hold whatever: the flags say what is compared. */
 typedef struct PageSelection
 {

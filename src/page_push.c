@@ -19,11 +19,69 @@
 #include "slab_table.h"
 #include "stats.h"
 
+/*
+ * The comm buffer that this process has, and the entry that it is being linked in. Some background workers' SIGTERM handler raises FATAL wherever
+ * it happens to be: then the push is queued at the exit if the page was linked, or the page would be in flight (and dirty) for ever; otherwise
+ * the buffer is given back, or CommBufferMayHoldOlder would say for ever that there may be a push.
+ */
+static uint32 held_buffer = INVALID_COMM_BUFFER;
+static uint32 held_entry = INVALID_ENTRY;
+
+/* It is not ours to end any more from here on, rather than a moment after somebody else has it. */
+static uint32
+let_go_of_held(void)
+{
+	uint32 comm_buffer = held_buffer;
+
+	held_buffer = INVALID_COMM_BUFFER;
+	held_entry = INVALID_ENTRY;
+	return comm_buffer;
+}
+
+static void
+queue_held(uint32 entry)
+{
+	CommBufferQueue(let_go_of_held(), entry);
+}
+
+static void
+release_held(void)
+{
+	CommBufferRelease(let_go_of_held());
+}
+
+static void
+end_held(int code, Datum arg)
+{
+	if (held_buffer == INVALID_COMM_BUFFER)
+		return;
+	if (held_entry != INVALID_ENTRY && PageDirectoryIsPushOf(held_entry, held_buffer))
+		queue_held(held_entry);
+	else
+		release_held();
+}
+
+/* INVALID_COMM_BUFFER if there is none. */
+static uint32
+take_comm_buffer(void)
+{
+	static bool registered = false;
+
+	if (!registered && CritSectionCount == 0)
+	{
+		on_shmem_exit(end_held, (Datum) 0);
+		registered = true;
+	}
+	Assert(held_buffer == INVALID_COMM_BUFFER);
+	held_buffer = CommBufferTake();
+	return held_buffer;
+}
+
 /* Take a comm buffer and copy the page there; a drop is counted if there is none. */
 static uint32
 copy_to_comm_buffer(const char *page)
 {
-	uint32 comm_buffer = CommBufferTake();
+	uint32 comm_buffer = take_comm_buffer();
 
 	if (comm_buffer == INVALID_COMM_BUFFER)
 		StatsCount(STAT_DROPPED_PUSHES, 1);
@@ -40,15 +98,16 @@ push(const lb_page_tag *tag, uint32 comm_buffer, const PageStamp *stamp, uint32 
 	uint64 checksum = lb_page_checksum(CommBufferPage(comm_buffer));
 	uint32 entry = PlacementTakeSlot();
 
+	held_entry = entry;
 	if (entry == INVALID_ENTRY ||
 		PageDirectoryLink(entry, tag, checksum, comm_buffer, stamp, usage) == 0)
 	{
-		CommBufferRelease(comm_buffer);
+		release_held();
 		StatsCount(STAT_DROPPED_PUSHES, 1);
 		return false;
 	}
 	(void) LB_FAULT("push.linked");
-	CommBufferQueue(comm_buffer, entry);
+	queue_held(entry);
 	StatsCount(STAT_COMM_BUFFER_WRITES, 1);
 	StatsWriteTime(TIER_COMM_BUFFER, lb_now_ns() - start);
 	return true;
@@ -94,15 +153,16 @@ PagePushWritten(const lb_page_tag *tag, uint32 comm_buffer)
 void
 PagePushAbandon(uint32 comm_buffer)
 {
-	CommBufferRelease(comm_buffer);
+	Assert(comm_buffer == held_buffer);
+	release_held();
 }
 
 /*
  * Dirty pages are not given up for others. Were the pool full of them, reads would find no room for what they bring; the
  * nodes flush long before that (half of the pool, unless told otherwise), but storage may be slow.
  */
-static bool
-too_many_dirty(void)
+bool
+PagePushTooManyDirty(void)
 {
 	return PageDirectoryDirty() > SlabTableActivePages() / 4 * 3;
 }
@@ -113,49 +173,13 @@ wait_for_comm_buffer(uint64 deadline)
 {
 	uint32 comm_buffer;
 
-	while ((comm_buffer = CommBufferTake()) == INVALID_COMM_BUFFER)
+	while ((comm_buffer = take_comm_buffer()) == INVALID_COMM_BUFFER)
 	{
 		if (lb_now_ns() > deadline)
 			break;
 		BufferAgentAssist(1);
 	}
 	return comm_buffer;
-}
-
-/*
- * A page that is being linked, and not queued yet. Some background workers' SIGTERM handler raises FATAL wherever it happens to be: then
- * the push is queued at the exit if the page was linked, or it would be dirty for ever.
- */
-static uint32 unqueued_buffer = INVALID_COMM_BUFFER;
-static uint32 unqueued_entry;
-
-static void
-queue_dirty(uint32 comm_buffer, uint32 entry)
-{
-	unqueued_buffer = INVALID_COMM_BUFFER;
-	CommBufferQueue(comm_buffer, entry);
-}
-
-static void
-queue_unqueued(int code, Datum arg)
-{
-	if (unqueued_buffer != INVALID_COMM_BUFFER && PageDirectoryIsDirty(unqueued_entry) &&
-		PageDirectoryEntryAt(unqueued_entry)->comm_buffer == unqueued_buffer)
-		queue_dirty(unqueued_buffer, unqueued_entry);
-}
-
-static void
-note_unqueued(uint32 comm_buffer, uint32 entry)
-{
-	static bool registered = false;
-
-	if (!registered && CritSectionCount == 0)
-	{
-		on_shmem_exit(queue_unqueued, (Datum) 0);
-		registered = true;
-	}
-	unqueued_entry = entry;
-	unqueued_buffer = comm_buffer;
 }
 
 /* A slot for the page, linked. Only a page whose dirty version binds it to one node waits for room there. */
@@ -169,10 +193,10 @@ link_dirty(const lb_page_tag *tag, uint64 checksum, uint32 comm_buffer, uint64 d
 
 		if (entry != INVALID_ENTRY)
 		{
-			note_unqueued(comm_buffer, entry);
+			held_entry = entry;
 			if (PageDirectoryLinkDirty(entry, tag, checksum, comm_buffer, USAGE_WRITTEN) != 0)
 				return entry;
-			unqueued_buffer = INVALID_COMM_BUFFER;
+			held_entry = INVALID_ENTRY;
 		}
 		if (node < 0 || lb_now_ns() > deadline)
 			return INVALID_ENTRY;
@@ -188,7 +212,7 @@ PagePushDirty(const lb_page_tag *tag, const char *page)
 	uint32 comm_buffer;
 	uint32 entry;
 
-	if (too_many_dirty() && PageDirectoryDirtyNode(tag) < 0)
+	if (PagePushTooManyDirty() && PageDirectoryDirtyNode(tag) < 0)
 		return false;
 	comm_buffer = wait_for_comm_buffer(deadline);
 	if (comm_buffer == INVALID_COMM_BUFFER)
@@ -197,11 +221,11 @@ PagePushDirty(const lb_page_tag *tag, const char *page)
 	entry = link_dirty(tag, lb_page_checksum(CommBufferPage(comm_buffer)), comm_buffer, deadline);
 	if (entry == INVALID_ENTRY)
 	{
-		CommBufferRelease(comm_buffer);
+		release_held();
 		return false;
 	}
 	(void) LB_FAULT("writeback.linked");
-	queue_dirty(comm_buffer, entry);
+	queue_held(entry);
 	StatsCount(STAT_COMM_BUFFER_WRITES, 1);
 	StatsCount(STAT_WRITTEN_BACK, 1);
 	StatsWriteTime(TIER_COMM_BUFFER, lb_now_ns() - start);

@@ -4,6 +4,8 @@
  *
  * Nothing here raises ERROR or allocates. A push of what the file has too never waits: one that finds no comm buffer or no slot is
  * dropped and counted. A page that is written back waits for a comm buffer, at most legobase.node_timeout.
+ *
+ * A process that ends in the middle, by a FATAL that a signal handler raised, queues what it has linked, and gives its comm buffer back otherwise.
  */
 #ifndef LEGOBASE_PAGE_PUSH_H
 #define LEGOBASE_PAGE_PUSH_H
@@ -27,5 +29,11 @@ extern void PagePushAbandon(uint32 comm_buffer);
  * caller writes it to the file, after a fence if an older version is dirty.
  */
 extern bool PagePushDirty(const lb_page_tag *tag, const char *page);
+
+/*
+ * Is so much dirty in remote memory that PagePushDirty refuses pages that are not dirty there yet? Momentary. Who may as well write later does not write
+ * meanwhile: it would be to the files, which are slow just then.
+ */
+extern bool PagePushTooManyDirty(void);
 
 #endif /* LEGOBASE_PAGE_PUSH_H */

@@ -39,7 +39,9 @@
 #include "lb_clock.h"
 #include "lb_fault.h"
 #include "local_pool.h"
+#include "node_table.h"
 #include "page_directory.h"
+#include "page_push.h"
 #include "settings.h"
 #include "tier1_checkpointer.h"
 #include "warm_up.h"
@@ -51,7 +53,8 @@
 #define AFTER_ERROR_MS 1000
 #define SLICE_MS 10
 #define SLICE_PAGES 64
-#define ROOM_MS 1 /* between looks for free comm buffers */
+#define ROOM_MS 1   /* between looks for free comm buffers */
+#define NODES_MS 20 /* ... whether the nodes answer again, and have flushed */
 #define ANSWER_MS_MAX 10
 #define GIVE_UP_TIMEOUTS 10 /* of legobase.node_timeout, without an answer */
 #define LIST_MS 10000
@@ -67,7 +70,7 @@ typedef struct Tier1
 typedef enum Outcome
 {
 	COMPLETED,
-	GIVEN_UP, /* answers, or free comm buffers, did not come */
+	GIVEN_UP, /* answers, or free comm buffers, did not come, or no page could be flushed */
 	DROPPED   /* no write-back any more, or the server stops */
 } Outcome;
 
@@ -190,6 +193,35 @@ has_room(void)
 	return CommBufferFree() > CommBufferCount() / 2;
 }
 
+/*
+ * Would a flush end soon? A page that is dirty on a node can go nowhere else, and waits, locked, while that node does not answer. Without a node to go
+ * to, or when too much is dirty, pages go to their files, and their older versions have to go there first.
+ */
+static bool
+nodes_take_pages(void)
+{
+	bool any = false;
+
+	for (int i = 0; i < NodeTableCount(); i++)
+	{
+		bool up = NodeTableState(i) == NODE_UP;
+
+		if (!up && PageDirectoryDirtyOfNode(i) > 0)
+			return false;
+		any = any || (up && WriteBackNode(i));
+	}
+	return any && !PagePushTooManyDirty();
+}
+
+/* In how many milliseconds to look again whether pages may be flushed; 0: they may. */
+static long
+hold_ms(void)
+{
+	if (!nodes_take_pages())
+		return NODES_MS;
+	return has_room() ? 0 : ROOM_MS;
+}
+
 /* How many of the pages should have been flushed by now? At least one more than none. */
 static uint32
 due(const Round *round)
@@ -211,7 +243,7 @@ flush_slice(Round *round, uint32 until, bool first_pass)
 	XLogRecPtr durable = first_pass ? GetFlushRecPtr(NULL) : InvalidXLogRecPtr;
 
 	until = Min(Min(until, round->count), round->done + SLICE_PAGES);
-	while (round->done < until && has_room() && !ShutdownRequestPending)
+	while (round->done < until && hold_ms() == 0 && !ShutdownRequestPending)
 	{
 		Buffer buffer = listed[round->done];
 		XLogRecPtr lsn;
@@ -234,7 +266,7 @@ flush_slice(Round *round, uint32 until, bool first_pass)
 	}
 }
 
-/* Flush all listed pages: in time with the clock, as long as there is room for them. */
+/* Flush all listed pages: in time with the clock, as long as nobody has to wait for that. */
 static Outcome
 flush_listed(Round *round, bool first_pass)
 {
@@ -254,7 +286,7 @@ flush_listed(Round *round, bool first_pass)
 		else if (too_long_since(progress))
 			return GIVEN_UP;
 		if (round->done < until)
-			nap(has_room() ? 0 : ROOM_MS);
+			nap(hold_ms());
 		else if (round->done < round->count)
 			nap(SLICE_MS);
 	}
@@ -421,7 +453,7 @@ Tier1CheckpointerMain(Datum arg)
 
 	while (!ShutdownRequestPending)
 		nap(serve());
-	(void) WarmUpWriteList();
+	WarmUpWriteFinalList();
 
 	/* Not 0: whoever ends it by hand wants it restarted, and the postmaster knows when it shuts down. */
 	proc_exit(1);

@@ -8,8 +8,15 @@
  *
  * Nobody shall have to wait for this. A worker reads a batch of one relation's pages in a transaction of its own, which takes its lock only if it
  * is to be had at once; and it leaves when somebody wants the database for himself (to drop it, say).
+ *
+ * Should reading these pages be what the server crashes by, it must not do so for ever: the launcher leaves a mark while it runs, which says how
+ * many lives in a row have ended meanwhile.
  */
 #include "postgres.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "access/heapam.h"
 #include "access/relation.h"
@@ -22,6 +29,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/bufmgr.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -49,6 +57,10 @@
 #define ERRORS_MAX 10 /* of one worker: then storage is in no state for this */
 #define RETRY_MS 1000
 #define HOLD_NS (UINT64_C(60) * 1000000000)
+#define LIST_YOUNG_NS (UINT64_C(2) * 1000000000)
+#define LIST_SLOW_NS (UINT64_C(1) * 1000000000)
+#define MARK_FILE INSTANCE_FOLDER "/" INSTANCE_PREFIX "warming" /* its length: so many lives */
+#define MARKS_MAX 2
 
 typedef struct WarmUp
 {
@@ -86,6 +98,9 @@ typedef struct Shares
 } Shares;
 
 static WarmUp *shared;
+static BackgroundWorkerHandle *launcher; /* the tier-1 checkpointer's, while the launcher may run */
+static uint64 list_written = 0;          /* lb_now_ns, by this process */
+static uint64 list_took = 0;
 static bool launcher_done = false;
 static int errors = 0; /* of this worker */
 
@@ -139,11 +154,12 @@ bool
 WarmUpWriteList(void)
 {
 	static bool failed = false;
+	uint64 began = lb_now_ns();
 	lb_status status;
 	LocalPage *pages;
 	bool good;
 
-	if (lb_now_ns() < pg_atomic_read_u64(&shared->write_after))
+	if (began < pg_atomic_read_u64(&shared->write_after))
 		return true;
 	pages =
 		palloc_extended((Size) NBuffers * sizeof(LocalPage), MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
@@ -161,7 +177,17 @@ WarmUpWriteList(void)
 		ereport(LOG, (errmsg("legobase: %s", status.message),
 					  errdetail("After the next restart these pages will not be read back.")));
 	failed = !good;
+	list_written = lb_now_ns();
+	list_took = list_written - began;
 	return good;
+}
+
+void
+WarmUpWriteFinalList(void)
+{
+	if (list_written == 0 ||
+		(lb_now_ns() - list_written > LIST_YOUNG_NS && list_took <= LIST_SLOW_NS))
+		(void) WarmUpWriteList();
 }
 
 /* --- the launcher ------------------------------------------------------------------------------------------------ */
@@ -188,27 +214,49 @@ log_too_few(const char *what)
 						  "max_worker_processes")));
 }
 
+static bool
+start_launcher(void)
+{
+	static bool refused = false;
+	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+	BackgroundWorker worker;
+	bool started;
+
+	describe_worker(&worker, "legobase warm-up launcher", "WarmUpLauncherMain");
+	started = RegisterDynamicBackgroundWorker(&worker, &launcher);
+	MemoryContextSwitchTo(caller);
+	if (!started && !refused)
+		log_too_few("It begins when there is room for one.");
+	refused = !started;
+	return started;
+}
+
+/* A launcher that ran has said when the list may be written. One that could not be started (forked) has not. */
+static void
+look_at_launcher(void)
+{
+	pid_t pid;
+
+	if (launcher == NULL || GetBackgroundWorkerPid(launcher, &pid) != BGWH_STOPPED)
+		return;
+	if (pg_atomic_read_u64(&shared->write_after) == PG_UINT64_MAX)
+		write_list_after(lb_now_ns() + HOLD_NS);
+	pfree(launcher);
+	launcher = NULL;
+}
+
 bool
 WarmUpStart(void)
 {
-	static bool refused = false;
-	BackgroundWorker worker;
-
 	if (shared->launched)
+	{
+		look_at_launcher();
 		return true;
+	}
 	if (warm_workers == 0)
 		write_list_after(lb_now_ns() + HOLD_NS);
-	else
-	{
-		describe_worker(&worker, "legobase warm-up launcher", "WarmUpLauncherMain");
-		if (!RegisterDynamicBackgroundWorker(&worker, NULL))
-		{
-			if (!refused)
-				log_too_few("It begins when there is room for one.");
-			refused = true;
-			return false;
-		}
-	}
+	else if (!start_launcher())
+		return false;
 	shared->launched = true;
 	return true;
 }
@@ -238,6 +286,44 @@ end(void)
 	SpinLockRelease(&shared->lock);
 }
 
+static void
+remove_mark(void)
+{
+	if (unlink(MARK_FILE) != 0 && errno != ENOENT)
+		ereport(LOG, (errcode_for_file_access(),
+					  errmsg("legobase: could not remove file \"%s\": %m", MARK_FILE)));
+}
+
+/* One byte more. It is not synced: what a host's crash leaves of it does not matter. */
+static void
+add_mark(void)
+{
+	int fd = BasicOpenFile(MARK_FILE, O_WRONLY | O_CREAT | O_APPEND | PG_BINARY);
+
+	if (fd < 0 || write(fd, "+", 1) != 1)
+		ereport(LOG, (errcode_for_file_access(),
+					  errmsg("legobase: could not write file \"%s\": %m", MARK_FILE)));
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Have the last lives all ended while they were warming up? Then not this time; otherwise leave the mark. */
+static bool
+may_warm_up(void)
+{
+	struct stat mark;
+
+	if (stat(MARK_FILE, &mark) != 0 || mark.st_size < MARKS_MAX)
+	{
+		add_mark();
+		return true;
+	}
+	ereport(LOG, (errmsg("legobase: what was in shared_buffers is not read back this time, because "
+						 "the server crashed %d times in a row while it was",
+						 (int) mark.st_size)));
+	return false;
+}
+
 /* The launcher was interrupted, perhaps because the server stops: the list that it could not read to the end must survive that. */
 static void
 launcher_exit(int code, Datum arg)
@@ -245,6 +331,7 @@ launcher_exit(int code, Datum arg)
 	if (launcher_done)
 		return;
 	end();
+	remove_mark();
 	write_list_after(lb_now_ns() + HOLD_NS);
 }
 
@@ -431,6 +518,7 @@ WarmUpLauncherMain(Datum arg)
 {
 	WarmList list;
 	lb_status status;
+	bool skipped = false;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -439,6 +527,8 @@ WarmUpLauncherMain(Datum arg)
 	{
 		case WARM_LIST_GOOD:
 			if (list.count > 0)
+				skipped = !may_warm_up();
+			if (list.count > 0 && !skipped)
 				warm_up(&list);
 			WarmListClose(&list);
 			break;
@@ -450,7 +540,8 @@ WarmUpLauncherMain(Datum arg)
 			break;
 	}
 	launcher_done = true;
-	write_list_after(0);
+	remove_mark();
+	write_list_after(skipped ? lb_now_ns() + HOLD_NS : 0);
 }
 
 /* --- a worker ---------------------------------------------------------------------------------------------------- */
@@ -500,8 +591,10 @@ read_pages(Relation relation, const LocalPage *pages, uint32 count)
 	if (fork < MAIN_FORKNUM || fork > MAX_FORKNUM || !smgrexists(RelationGetSmgr(relation), fork))
 		return;
 	blocks = RelationGetNumberOfBlocksInFork(relation, fork);
-	for (uint32 i = 0; i < count && pages[i].tag.block < blocks; i++)
+	for (uint32 i = 0; i < count; i++)
 	{
+		if (pages[i].tag.block >= blocks)
+			continue;
 		if (BufferIsValid(PrefetchBuffer(relation, fork, pages[i].tag.block).recent_buffer))
 			pg_atomic_fetch_add_u64(&shared->present, 1);
 		else

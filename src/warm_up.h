@@ -11,7 +11,7 @@
 
 typedef enum WarmUpState
 {
-	WARM_UP_NONE, /* nothing to read, or switched off */
+	WARM_UP_NONE, /* nothing to read, or switched off, or skipped */
 	WARM_UP_RUNNING,
 	WARM_UP_DONE
 } WarmUpState;
@@ -32,7 +32,8 @@ extern void WarmUpShmemInit(void);
 
 /*
  * Tier-1 checkpointer: start the warm-up of this life, once. False if there is no room for its worker: call it again. (That worker is no static one: a
- * static worker that has ended for good does not come back when the server restarts itself after a crash.)
+ * static worker that has ended for good does not come back when the server restarts itself after a crash.) Call it every few seconds anyway: it looks
+ * whether the worker was started at all. That is not found out if the caller's process is another one by then.
  */
 extern bool WarmUpStart(void);
 
@@ -41,9 +42,12 @@ extern void WarmUpGetFigures(WarmUpFigures *figures);
 /*
  * Write the list: tags of all permanent pages in shared_buffers, hottest first, replacing the file. By the tier-1 checkpointer. False with a
  * LOG line if it can't be written. It returns true and does nothing while the list of the former life is better than what it would write:
- * until the warm-up has ended; and for a minute more if that was interrupted, or is switched off.
+ * until the warm-up has ended; and for a minute more if that was interrupted, skipped or not started, or is switched off.
  */
 extern bool WarmUpWriteList(void);
+
+/* The same at the end of the process, which somebody waits for: not if a list was written a moment ago, or writing takes long. */
+extern void WarmUpWriteFinalList(void);
 
 extern PGDLLEXPORT void WarmUpLauncherMain(Datum arg);
 extern PGDLLEXPORT void WarmUpWorkerMain(Datum arg);

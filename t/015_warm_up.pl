@@ -19,6 +19,7 @@ my $node = legobase_cluster(
 	conf => "shared_buffers = 16MB\nbgwriter_lru_maxpages = 0\nmax_wal_size = 4GB\nlegobase.node_timeout = 10s\n"
 	  . "legobase.warm_workers = 2\nmax_worker_processes = 12");
 my $list = $node->data_dir . '/pgsql_tmp_legobase/pgsql_tmp_local_pool';
+my $mark = $node->data_dir . '/pgsql_tmp_legobase/pgsql_tmp_warming';
 my $fault_points = has_fault_points($node);
 
 if ($fault_points)
@@ -65,12 +66,19 @@ sub warmed_up
 	return \%figures;
 }
 
+# Wait until a shutdown will write the list: it does not if that was done a moment ago.
+sub wait_for_final_list
+{
+	return wait_for('the last list is old enough', 20, sub { time - ((stat $list)[9] // 0) > 3 });
+}
+
 # Stop and start; what the warm-up did. Code may be run in between.
 sub restart
 {
 	my ($between) = @_;
 	my $position = log_position($node);
 
+	wait_for_final_list();
 	$node->stop;
 	$between->() if $between;
 	$node->start;
@@ -160,7 +168,7 @@ sub wait_for_list
 
 SKIP:
 {
-	skip 'no fault points in this build', 24 unless $fault_points;
+	skip 'no fault points in this build', 33 unless $fault_points;
 
 	make_table($_, 150) foreach qw(dropped truncated rewritten kept);
 	sql("CREATE DATABASE other");
@@ -178,6 +186,7 @@ SKIP:
 	$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'warmup.read=stop\@1'");
 	$node->start;
 	ok(wait_for('workers have stopped', 20, sub { stopped_processes($node) >= 1 }), 'workers have stopped before a batch');
+	is(-s $mark, 1, 'there is a mark meanwhile');
 	my $listed = (stat $list)[1];
 
 	is(sql('SELECT state, pages_listed > 0, finished IS NULL FROM legobase_warm_up'), 'running|t|t', 'legobase_warm_up');
@@ -251,6 +260,30 @@ SKIP:
 	$node->start;
 	warmed_up($position);
 	is(local_pages('hot'), 200, '... and read at the next start');
+	ok(!-e $mark, 'no mark is left');
+
+	# A list that the server crashes by, again and again
+	my $skips = qr/is not read back this time, because the server crashed 2 times in a row/;
+	$position = log_position($node);
+	$ready = count_log_lines($node, qr/database system is ready to accept/);
+	wait_for_final_list();
+	$node->stop;
+	$listed = (stat $list)[1];
+	$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'warmup.read=kill\@3'");
+	$node->start(fail_ok => 1);
+	ok(wait_for('a life skips it', 90, sub { count_log_lines($node, $skips, $position) == 1 }),
+		'after two crashes the warm-up is skipped');
+	is(count_log_lines($node, qr/database system is ready to accept/), $ready + 3, '... in the third life');
+	ok(wait_for('the mark is gone', 20, sub { !-e $mark }), '... and the mark is removed');
+	is(sql('SELECT state FROM legobase_warm_up'), 'none', '... nothing is read');
+	$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "''");
+	$node->stop;
+	is((stat $list)[1], $listed, '... the list is kept');
+	$position = log_position($node);
+	$node->start;
+	warmed_up($position);
+	is(local_pages('hot'), 200, '... and the next start reads it');
+	ok(!-e $mark, '... and leaves no mark');
 }
 
 # --- lists that are no good ------------------------------------------------------------------------------------------
@@ -279,6 +312,7 @@ SKIP:
 
 	# switched off
 	$position = log_position($node);
+	wait_for_final_list();
 	$node->stop;
 	$node->adjust_conf('postgresql.conf', 'legobase.warm_workers', '0');
 	$node->start;

@@ -242,6 +242,82 @@ SKIP:
 	}
 }
 
+# --- a node that does not answer -------------------------------------------------------------------------------------
+
+# Whoever changes a page must not wait because the tier-1 checkpointer has it locked, and waits itself for the node that has the older version.
+# How many updates of one row, in shared_buffers, are made while the node is suspect?
+sub updates_while_suspect
+{
+	my ($frozen, $session, $memory) = @_;
+	my $count;
+
+	kill 'STOP', $memory->pid;
+	# should the updates wait for it: at the latest then, before it counts as lost
+	my $limit = in_background(sub { select(undef, undef, undef, 10); kill 'CONT', $memory->pid; return 1; });
+	my $reader = in_background(sub { $frozen->safe_psql('postgres', q{SELECT pg_prewarm('far', 'read')}); return 1; });
+	my $suspect = wait_for('the node is suspect', 4, sub {
+		return $session->query_safe('SELECT state FROM legobase_nodes') eq 'suspect';
+	});
+	$count = $session->query_safe('CALL update_hot(1.5); SELECT n FROM updates');
+	my $waits = $session->query_safe('SELECT state FROM legobase_nodes');
+	kill 'CONT', $memory->pid;
+	kill 'KILL', $limit;
+	finish_background($limit);
+	ok($suspect && $waits eq 'suspect', "the node is suspect from begin to end, with $count updates");
+	is(finish_background($reader), 0, '... and answers then');
+	return $count;
+}
+
+{
+	my $memory = LegoBase::Memnode->new(memory => '128MB');
+	my $frozen = legobase_cluster(
+		'frozen',
+		nodes => [$memory],
+		write_mode => 'writeback',
+		conf => "legobase.tier1_interval = 0\nlegobase.node_timeout = 6s\nshared_buffers = 16MB\nbgwriter_lru_maxpages = 0\n"
+		  . "max_wal_size = 4GB\nsynchronous_commit = off");
+	$frozen->safe_psql(
+		'postgres', q{
+		CREATE EXTENSION pg_prewarm;
+		CREATE TABLE far AS SELECT repeat('f', 1000) FROM generate_series(1, 400);
+		CREATE TABLE hot AS SELECT 1 AS n;
+		CREATE TABLE updates AS SELECT 0 AS n;
+		CREATE PROCEDURE update_hot(seconds float) LANGUAGE plpgsql AS $$
+		DECLARE
+			until timestamptz := clock_timestamp() + seconds * interval '1 s';
+			made int := 0;
+		BEGIN
+			WHILE clock_timestamp() < until LOOP
+				UPDATE hot SET n = n + 1;
+				COMMIT;
+				made := made + 1;
+			END LOOP;
+			UPDATE updates SET n = made;
+		END $$;
+	});
+	$frozen->safe_psql('postgres', q{CHECKPOINT; SELECT pg_prewarm('far', 'read')});
+	ok(wait_for('pages to read are remote', 20, sub { remote_pages($frozen, 'postgres', 'far') > 10 }), 'there are remote pages');
+	my $session = $frozen->background_psql('postgres');
+	$session->query_safe($_) foreach 'CALL update_hot(0.1); SELECT n FROM updates', 'SELECT state FROM legobase_nodes';
+	$session->query_safe('UPDATE hot SET n = n + 1; CHECKPOINT');
+	my $without = updates_while_suspect($frozen, $session, $memory);
+
+	$frozen->adjust_conf('postgresql.conf', 'legobase.tier1_interval', "'50ms'");
+	$frozen->reload;
+	$session->query_safe('UPDATE hot SET n = n + 1');
+	ok(wait_for('the row is dirty in remote memory', 20, sub { dirty_pages_of($frozen, 'postgres', 'hot') > 0 }),
+		'with tier-1 checkpoints');
+	my $with = updates_while_suspect($frozen, $session, $memory);
+	cmp_ok($with, '>', $without / 4, 'updates go on while the node does not answer');
+	my $wal = $frozen->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	ok(wait_for('L1 goes on', 30, sub {
+		return $frozen->safe_psql('postgres', "SELECT lsn >= '$wal' FROM legobase_checkpoints WHERE tier = 1") eq 't';
+	}), '... and tier-1 checkpoints afterwards');
+	is(count_log_lines($frozen, qr/is lost|PANIC/), 0, '... nothing was lost');
+	$session->quit;
+	$frozen->stop;
+}
+
 $node->stop;
 ok(-s $node->data_dir . '/pgsql_tmp_legobase/pgsql_tmp_local_pool', 'the list of local pages is written at the end');
 
