@@ -82,7 +82,7 @@ try_decoders(const uint8_t *in, size_t length)
 	TRY(slab_keep, lb_slab_keep);
 	TRY(storage_load, lb_storage_load);
 	TRY(control, lb_control);
-	TRY(reload, lb_slot_ref);
+	TRY(reload, lb_reload);
 	TRY(reload_reply, lb_reload_reply);
 	TRY_NUMBER(slab_number);
 	TRY_NUMBER(count);

@@ -43,6 +43,7 @@ static int logged;
 static int agent_asked_for;
 static bool postmaster_gone;
 static jmp_buf ended;
+static int given_up; /* the level of the error that somebody ended with */
 static void (*meanwhile)(void);
 
 int
@@ -92,6 +93,11 @@ exit_without_postmaster(void)
 bool
 errstart(int elevel, const char *domain)
 {
+	if (elevel >= ERROR)
+	{
+		given_up = elevel;
+		longjmp(ended, 1);
+	}
 	assert_int_equal(elevel, LOG);
 	assert_int_equal(InterruptHoldoffCount, 1);
 	logged++;
@@ -106,6 +112,18 @@ errstart_cold(int elevel, const char *domain)
 
 int
 errmsg(const char *format, ...)
+{
+	return 0;
+}
+
+int
+errcode(int sqlerrcode)
+{
+	return 0;
+}
+
+int
+errhint(const char *format, ...)
 {
 	return 0;
 }
@@ -269,11 +287,11 @@ test_agent_that_does_not_begin(void **state)
 	assert_true(now_us >= 40 * SECOND_MS * 1000 && now_us < 41 * SECOND_MS * 1000);
 }
 
-/* In the middle of reloading only an agent opens, however long that takes. */
+/* In the middle of reloading only an agent opens. */
 static void
 successor_comes_late(void)
 {
-	if (now_us < 100 * SECOND_MS * 1000 || PoolGatePhase() == GATE_OPEN)
+	if (now_us < 50 * SECOND_MS * 1000 || PoolGatePhase() == GATE_OPEN)
 		return;
 	assert_false(elsewhere(begin_reload));
 	assert_int_equal(PoolGatePhase(), GATE_RELOADING);
@@ -286,8 +304,21 @@ test_agent_dies(void **state)
 	assert_true(elsewhere(begin_reload));
 	meanwhile = successor_comes_late;
 	PoolGateWait();
-	assert_true(now_us >= 100 * SECOND_MS * 1000);
+	assert_true(now_us >= 50 * SECOND_MS * 1000);
 	assert_int_equal(logged, 0);
+}
+
+/* If none comes, who waits ends: a server that shuts down must not hang. */
+static void
+test_no_successor(void **state)
+{
+	assert_true(elsewhere(begin_reload));
+	given_up = 0;
+	if (setjmp(ended) == 0)
+		PoolGateWait();
+	assert_int_equal(given_up, FATAL);
+	assert_true(now_us >= 60 * SECOND_MS * 1000 && now_us < 61 * SECOND_MS * 1000);
+	assert_int_equal(PoolGatePhase(), GATE_RELOADING);
 }
 
 static void
@@ -360,6 +391,7 @@ main(void)
 		cmocka_unit_test_setup(test_without_an_agent, setup),
 		cmocka_unit_test_setup(test_agent_that_does_not_begin, setup),
 		cmocka_unit_test_setup(test_agent_dies, setup),
+		cmocka_unit_test_setup(test_no_successor, setup),
 		cmocka_unit_test_setup(test_startup_process, setup),
 		cmocka_unit_test_setup(test_critical_section, setup),
 		cmocka_unit_test_setup(test_postmaster_ends, setup),
