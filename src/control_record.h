@@ -54,7 +54,7 @@ extern void ControlRecordFill(lb_control *record);
 extern void ControlRecordProgress(void);
 extern void ControlRecordTold(uint64 serial);
 
-/* Tier-1 checkpointer: L1. Any process: read it (0: none in this life). */
+/* Tier-1 checkpointer: L1; agent: the former life's, when all nodes have kept their pages. Any process: read it (0: none known). */
 extern void ControlRecordSetTier1(XLogRecPtr lsn);
 extern XLogRecPtr ControlRecordTier1(void);
 

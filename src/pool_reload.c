@@ -408,6 +408,9 @@ open_gate(NodeLink *links, int count)
 {
 	(void) LB_FAULT("agent.reloaded");
 	count_listed(links, count);
+	/* Until there is a tier-1 checkpoint in this life, the former one's is what is known. */
+	if (figures.nodes_kept == figures.nodes)
+		ControlRecordSetTier1(figures.tier1);
 	for (int i = 0; i < count; i++)
 	{
 		if (links[i].state == LINK_RELOADED)

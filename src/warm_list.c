@@ -197,7 +197,7 @@ WarmListOpen(WarmList *list, bool check, lb_status *status)
 	list->fd = BasicOpenFile(WARM_LIST_FILE, O_RDONLY | PG_BINARY);
 	if (list->fd < 0)
 	{
-		if (errno == ENOENT)
+		if (errno == ENOENT || errno == ENOTDIR)
 			return WARM_LIST_MISSING;
 		lb_fail_errno(status, "could not open file \"%s\"", WARM_LIST_FILE);
 		return WARM_LIST_DAMAGED;

@@ -289,7 +289,7 @@ end(void)
 static void
 remove_mark(void)
 {
-	if (unlink(MARK_FILE) != 0 && errno != ENOENT)
+	if (unlink(MARK_FILE) != 0 && errno != ENOENT && errno != ENOTDIR)
 		ereport(LOG, (errcode_for_file_access(),
 					  errmsg("legobase: could not remove file \"%s\": %m", MARK_FILE)));
 }

@@ -217,7 +217,7 @@ works_without('more embedded memory than the machine has', qr/not available/,
 	PostgreSQL::Test::Utils::system_or_bail('rm', '-rf', $instance);
 	PostgreSQL::Test::Utils::append_to_file($instance, 'in the way');
 	$server->start;
-	works_without('the instance folder cannot be made', qr/pgsql_tmp_legobase/);
+	works_without('the instance folder cannot be made', qr/could not .* "pgsql_tmp_legobase(\/pgsql_tmp_instance)?"/);
 	$server->stop;
 	unlink $instance;
 	$server->start;
