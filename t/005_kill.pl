@@ -29,8 +29,8 @@ my $clients = LegoBase::Acknowledged->new($node, $workload);
 my $fault_points = has_fault_points($node);
 my $writing_back = $write_mode eq 'writeback';
 
-# Those that nobody comes to without dirty pages; and those of coming back and of tier 1: the crash matrix of recovery has them
-my $of_write_back = qr/^(writeback|fence|checkpoint|tier1)\.|^agent\.(clean|fence|flush|resume|storage)|^memnode\.(flush|fence|resume|storage)/;
+# Those that nobody comes to without dirty pages, or with fsync = off, as in the other mode; and those of coming back and of tier 1: the crash matrix of recovery has them
+my $of_write_back = qr/^(writeback|fence|checkpoint|tier1)\.|^agent\.(clean|control|fence|flush|resume|storage)|^memnode\.(control|flush|fence|resume|storage)/;
 my $of_recovery = qr/^(agent|memnode)\.(reload|reloaded|reconcile)\b|^(tier1|warmup|redo)\./;
 my @points = grep { !/^smgr_table\./ && !/$of_recovery/ && ($writing_back || !/$of_write_back/) }
   fault_points_of('src/*.c', 'src/common/*.c');
