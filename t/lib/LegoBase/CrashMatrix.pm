@@ -505,6 +505,12 @@ sub startup_dies
 		"$who killed at $point",
 		sub {
 			$node->stop('immediate');
+			# with what the nodes have kept redo would not read from storage
+			if ($point eq 'read.storage')
+			{
+				kill_memnode($_) foreach @memnodes;
+				start_memnodes();
+			}
 			my $position = log_position($node);
 			my $times = $point =~ $only_at_start ? 1 : 1 + int rand 5;
 			$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'$point=kill\@$times'");
