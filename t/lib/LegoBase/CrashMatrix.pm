@@ -77,15 +77,20 @@ my $compared = 0;
 # How long somebody may take to come to a point, in seconds
 my $patience = 10;
 
+# legobase.tier1_interval, if it is known, in milliseconds. Who is to come to a point of tier 1 must not have to wait for rounds that are far apart, and
+# may find nothing to flush: for that time it is shorter.
+my ($tier1_ms, $hurried) = (0, 0);
+
 # --- the server ------------------------------------------------------------------------------------------------------
 
-# Parameters: conf (more settings), compare_every (see above), patience
+# Parameters: conf (more settings), compare_every (see above), patience, tier1_ms
 sub set_up
 {
 	my ($transport, %params) = @_;
 
 	$compare_every = $params{compare_every} // 0;
 	$patience = $params{patience} // $patience;
+	$tier1_ms = $params{tier1_ms} // 0;
 	@memnodes = map { LegoBase::Memnode->new(transport => $transport) } ($transport eq 'tcp' ? (1, 2) : (1));
 	$node = legobase_cluster(
 		"matrix_$transport",
@@ -276,6 +281,7 @@ sub round
 	$rounds_with_dirty_pages++ if (eval { summary($node)->{dirty_pages} } // 0) > 0;
 	my $done = $kill->($position);
 	$clients->stop;
+	set_tier1_interval($tier1_ms) if $hurried;
 	if (!$done)
 	{
 		$problems = 'it was not killed, or does not come back';
@@ -321,12 +327,23 @@ sub some_times
 	return 1 + int rand($point =~ $often ? 20 : 3);
 }
 
+sub set_tier1_interval
+{
+	my ($ms) = @_;
+
+	$node->adjust_conf('postgresql.conf', 'legobase.tier1_interval', "'${ms}ms'");
+	kill 'HUP', $node->{_pid} if defined $node->{_pid};
+	$hurried = $ms != $tier1_ms;
+	return;
+}
+
 # Arm a point in a process; what is done when somebody comes there is the caller's.
 sub arm
 {
 	my ($point, $action, $who) = @_;
 	my $specification = "$point=$action\@" . some_times($point);
 
+	set_tier1_interval(100) if $point =~ /^tier1\./ && $tier1_ms > 100;
 	if ($point =~ $at_attaching)
 	{
 		# the next agent has what the postmaster has

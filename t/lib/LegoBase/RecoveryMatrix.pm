@@ -281,7 +281,8 @@ sub run_recovery_matrix
 		$transport,
 		conf => "shared_buffers = 2MB\nlegobase.tier1_interval = " . $interval * 1000 . "ms\n",
 		compare_every => $ENV{LEGOBASE_LONG} ? 1 : 10,
-		patience => 10 + 2 * $interval);
+		patience => 10 + 2 * $interval,
+		tier1_ms => $interval * 1000);
 	($node, @memnodes) = (matrix()->{node}, @{ matrix()->{memnodes} });
 	plan skip_all => 'this build has no fault points (FAULT_POINTS=1)' unless has_fault_points($node);
 	ok(wait_for_warm_list($node), 'the list of local pages is there');
