@@ -129,12 +129,6 @@ free_request(int request)
 }
 
 void
-PageFenceCancel(int request)
-{
-	free_request(request);
-}
-
-void
 PageFenceWait(int request)
 {
 	FenceRequest *waiting = &fences->requests[request];

@@ -24,7 +24,6 @@ extern void PageFenceShmemInit(void);
 
 /* Requester. Begin waits, limited, for a request to be free. The selection is copied. */
 extern int PageFenceBegin(const PageSelection *selection);
-extern void PageFenceCancel(int request);
 extern void PageFenceWait(int request);
 
 /* Agent: is any request begun, posted, or not yet let go of? */
