@@ -5,7 +5,7 @@
  * A tier-1 checkpoint lists the dirty buffers, flushes them a few at a time, and waits for the memory nodes' answers. WAL that a page needs is
  * synced before the page is locked, for all such pages at once: whoever changes the page would wait for the sync, too.
  *
- * It runs when recovery has ended. Before that there is no WAL insert position; a hot standby writes through, and has no use for L1. Being
+ * It runs when recovery has ended. Before that there is no WAL insert position; a hot standby redoes everything, and has no use for L1. Being
  * neither a backend nor one of the server's own processes, it takes part in no barrier and hears of no invalidation (LocalPoolFlush does
  * without). Errors are handled as the background writer does: let go of everything, wait a second, go on.
  */
