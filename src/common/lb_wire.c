@@ -19,14 +19,14 @@
 /* Longest bodies. */
 #define HELLO_MAX (60 + LB_HOLDER_MAX)
 #define WELCOME_SIZE 47
-#define COMM_REGION_SIZE 16
+#define COMM_REGION_SIZE 28
 #define SLAB_REQUEST_SIZE 8
 #define SLAB_LIST_MAX (4 + 4 * LB_SLABS_PER_FRAME)
 #define PUSH_MAX (4 + 49 * LB_BATCH_MAX)
 #define PUSH_ACK_MAX (4 + LB_BATCH_MAX)
 #define RELEASE_MAX (4 + 16 * LB_BATCH_MAX)
 #define READ_MAX (4 + 8 * LB_BATCH_MAX)
-#define NODE_FIGURES_SIZE 120
+#define NODE_FIGURES_SIZE 132
 #define STORAGE_MAX (1 + LB_VERSION_FOLDER_MAX)
 #define STORAGE_REPLY_MAX (2 + LB_NONCE_SIZE + LB_MESSAGE_MAX)
 #define CLEAN_MAX (4 + 28 * LB_BATCH_MAX)
@@ -37,6 +37,8 @@
 #define CONTROL_SIZE 44
 #define RELOAD_SIZE 16
 #define RELOAD_REPLY_MAX (CONTROL_SIZE + 17 + 53 * LB_RELOAD_MAX)
+#define RDMA_INVITATION_SIZE (2 + LB_RDMA_SECRET_SIZE)
+#define SLAB_KEYS_MAX (9 + 20 * LB_SLAB_KEYS_MAX)
 
 static const struct
 {
@@ -76,6 +78,10 @@ static const struct
 	[LB_CONTROLLED] = {"CONTROLLED", 0, 0, 0},
 	[LB_RELOAD] = {"RELOAD", RELOAD_SIZE, 0, 0},
 	[LB_RELOAD_REPLY] = {"RELOAD_REPLY", RELOAD_REPLY_MAX, 0, 0},
+	[LB_RDMA_OPEN] = {"RDMA_OPEN", 0, 0, 0},
+	[LB_RDMA_OPENED] = {"RDMA_OPENED", RDMA_INVITATION_SIZE, 0, 0},
+	[LB_SLAB_KEYS] = {"SLAB_KEYS", 4, 0, 0},
+	[LB_SLAB_KEYS_REPLY] = {"SLAB_KEYS_REPLY", SLAB_KEYS_MAX, 0, 0},
 };
 
 _Static_assert(PUSH_MAX <= LB_BODY_MAX && RELOAD_REPLY_MAX <= LB_BODY_MAX,
@@ -264,6 +270,8 @@ lb_encode_comm_region(uint8_t *out, const lb_comm_region *region)
 	put_u32(&w, region->count);
 	put_u32(&w, region->stride);
 	put_u64(&w, region->length);
+	put_u64(&w, region->address);
+	put_u32(&w, region->key);
 	return written(&w);
 }
 
@@ -275,6 +283,8 @@ lb_decode_comm_region(const uint8_t *in, size_t length, lb_comm_region *region)
 	region->count = get_u32(&r);
 	region->stride = get_u32(&r);
 	region->length = get_u64(&r);
+	region->address = get_u64(&r);
+	region->key = get_u32(&r);
 	return read_all(&r) && region->count > 0 && region->stride >= LB_PAGE_SIZE &&
 		   (uint64_t) region->count * region->stride <= region->length;
 }
@@ -500,6 +510,8 @@ lb_encode_node_figures(uint8_t *out, const lb_node_figures *figures)
 	put_u64(&w, figures->dirty_pages);
 	put_u64(&w, figures->flushed_pages);
 	put_u64(&w, figures->flush_failures);
+	put_u64(&w, figures->registered_pages);
+	put_u32(&w, figures->rdma_connections);
 	return written(&w);
 }
 
@@ -524,5 +536,7 @@ lb_decode_node_figures(const uint8_t *in, size_t length, lb_node_figures *figure
 	figures->dirty_pages = get_u64(&r);
 	figures->flushed_pages = get_u64(&r);
 	figures->flush_failures = get_u64(&r);
+	figures->registered_pages = get_u64(&r);
+	figures->rdma_connections = get_u32(&r);
 	return read_all(&r);
 }

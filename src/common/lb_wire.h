@@ -23,7 +23,7 @@
 #include "lb_page.h"
 
 #define LB_WIRE_MAGIC UINT32_C(0x3142474c) /* "LGB1" as bytes on the wire */
-#define LB_PROTOCOL_VERSION 3
+#define LB_PROTOCOL_VERSION 4
 
 #define LB_HEADER_SIZE 32
 #define LB_BODY_MAX 16384 /* bytes */
@@ -48,7 +48,7 @@ typedef enum lb_frame_type
 	LB_HELLO = 1,        /* both roles: first frame of a connection */
 	LB_WELCOME = 2,      /* answer: accepted */
 	LB_ERROR = 3,        /* answer to anything: refused */
-	LB_COMM_BUFFERS = 4, /* agent, shm: here is the comm buffer region (a descriptor comes along) */
+	LB_COMM_BUFFERS = 4, /* agent, shm and rdma: here is the comm buffer region (shm: a descriptor comes along) */
 	LB_SLAB_REQUEST = 5, /* agent: give me memory */
 	LB_SLAB_GRANT = 6,   /* answer: the slabs, possibly fewer than asked for, possibly none */
 	LB_SLAB_RETURN = 7,  /* agent: these slabs are no longer used */
@@ -57,7 +57,7 @@ typedef enum lb_frame_type
 	LB_RELEASE = 10,     /* agent: these slots hold nothing of worth any more; no answer */
 	LB_SLAB_MAP = 11,    /* backend, shm: let me map this slab */
 	LB_SLAB_MAPPED = 12, /* answer: a descriptor comes along */
-	LB_READ = 13,        /* backend, tcp: send me these slots */
+	LB_READ = 13,        /* backend, tcp and rdma: send me these slots */
 	LB_READ_REPLY = 14,  /* answer: the pages are the bulk */
 	LB_PING = 15,        /* any role */
 	LB_PONG = 16,        /* answer */
@@ -76,6 +76,10 @@ typedef enum lb_frame_type
 	LB_CONTROLLED = 29,   /* answer */
 	LB_RELOAD = 30,       /* agent, in a new life of its server: what is in the slots? */
 	LB_RELOAD_REPLY = 31, /* answer: some of it, and where to go on */
+	LB_RDMA_OPEN = 32,    /* agent, backend, rdma: I want to connect a queue pair */
+	LB_RDMA_OPENED = 33,  /* answer: what to show when connecting it, and where */
+	LB_SLAB_KEYS = 34,    /* backend, rdma: where are the slabs, from this number on? */
+	LB_SLAB_KEYS_REPLY = 35, /* answer: addresses and keys */
 	LB_FRAME_TYPES        /* one more than the last */
 } lb_frame_type;
 
@@ -158,7 +162,9 @@ typedef struct lb_comm_region
 {
 	uint32_t count;
 	uint32_t stride;
-	uint64_t length; /* of the whole region, which is the descriptor's file */
+	uint64_t length; /* of the whole region; shm: which is the descriptor's file */
+	uint64_t address; /* rdma: where the region begins for a remote read; shm: 0 */
+	uint32_t key;     /* rdma: the remote key of the region; shm: 0 */
 } lb_comm_region;
 
 typedef struct lb_slab_request
@@ -174,7 +180,7 @@ typedef struct lb_slab_list /* SLAB_GRANT, SLAB_RETURN */
 		[LB_SLABS_PER_FRAME]; /* the node's numbers for them: small, dense, reused after return */
 } lb_slab_list;
 
-/* One page of a PUSH. shm: the page is in comm buffer 'buffer'. tcp: it is the next LB_PAGE_SIZE bytes of the bulk. */
+/* One page of a PUSH. shm, rdma: the page is in comm buffer 'buffer'. tcp: it is the next LB_PAGE_SIZE bytes of the bulk. */
 typedef struct lb_push
 {
 	uint32_t slab;
@@ -247,6 +253,8 @@ typedef struct lb_node_figures /* STATUS_REPLY */
 	uint64_t dirty_pages;    /* waiting to be flushed */
 	uint64_t flushed_pages;  /* made durable */
 	uint64_t flush_failures; /* rounds of flushing that failed */
+	uint64_t registered_pages; /* pages of the capacity in use that are registered for RDMA */
+	uint32_t rdma_connections; /* queue pairs that are connected */
 } lb_node_figures;
 
 /*
@@ -363,6 +371,36 @@ typedef struct lb_reload_reply
 } lb_reload_reply;
 
 /*
+ * RDMA_OPENED. The secret goes into the private data of the connection request, to the node's address and this port of rdma_cm; it is good
+ * for one connection of this session.
+ */
+#define LB_RDMA_SECRET_SIZE 16
+
+typedef struct lb_rdma_invitation
+{
+	uint16_t port;
+	uint8_t secret[LB_RDMA_SECRET_SIZE];
+} lb_rdma_invitation;
+
+#define LB_SLAB_KEYS_MAX 800 /* slabs in one SLAB_KEYS_REPLY */
+
+typedef struct lb_slab_key
+{
+	uint32_t slab;
+	uint32_t pages;
+	uint64_t address; /* of its first page, for a remote read */
+	uint32_t key;     /* remote key: read only, in the tenant's protection domain */
+} lb_slab_key;
+
+typedef struct lb_slab_keys /* in the order of their numbers, which rise */
+{
+	bool more;     /* else these were the last ones ... */
+	uint32_t next; /* ... if so: the number to go on with */
+	uint32_t count;
+	lb_slab_key slabs[LB_SLAB_KEYS_MAX];
+} lb_slab_keys;
+
+/*
  * Frames. encode_header computes the checksum over header and body and writes LB_HEADER_SIZE bytes. decode_header checks
  * magic, type and lengths (body and bulk at most what this type may have), not the checksum, because the body may not be
  * there yet; frame_intact checks it when it is.
@@ -383,7 +421,7 @@ extern size_t lb_encode_push(uint8_t *out, const lb_push_batch *batch);
 extern size_t lb_encode_push_ack(uint8_t *out, const lb_push_ack *ack);
 extern size_t lb_encode_read(uint8_t *out, const lb_read_batch *batch);
 extern size_t lb_encode_release(uint8_t *out, const lb_release_batch *batch);
-extern size_t lb_encode_slab_number(uint8_t *out, uint32_t slab); /* SLAB_MAP, SLAB_MAPPED */
+extern size_t lb_encode_slab_number(uint8_t *out, uint32_t slab); /* SLAB_MAP, SLAB_MAPPED, SLAB_KEYS */
 extern size_t lb_encode_count(uint8_t *out, uint32_t count);      /* READ_REPLY */
 extern size_t lb_encode_node_figures(uint8_t *out, const lb_node_figures *figures);
 extern size_t lb_encode_storage(uint8_t *out, const lb_storage *storage);
@@ -396,9 +434,11 @@ extern size_t lb_encode_storage_load(uint8_t *out, const lb_storage_load *load);
 extern size_t lb_encode_control(uint8_t *out, const lb_control *control);
 extern size_t lb_encode_reload(uint8_t *out, const lb_reload *reload);
 extern size_t lb_encode_reload_reply(uint8_t *out, const lb_reload_reply *reply);
+extern size_t lb_encode_rdma_invitation(uint8_t *out, const lb_rdma_invitation *invitation);
+extern size_t lb_encode_slab_keys(uint8_t *out, const lb_slab_keys *keys);
 
 /* Decoders: false for anything that is not exactly one well-formed body. PING, PONG, STATUS, FLUSH,
- * FENCED and CONTROLLED have an empty one. */
+ * FENCED, CONTROLLED and RDMA_OPEN have an empty one. */
 extern bool lb_decode_hello(const uint8_t *in, size_t length, lb_hello *hello);
 extern bool lb_decode_welcome(const uint8_t *in, size_t length, lb_welcome *welcome);
 extern bool lb_decode_error(const uint8_t *in, size_t length, lb_error *error);
@@ -422,6 +462,8 @@ extern bool lb_decode_storage_load(const uint8_t *in, size_t length, lb_storage_
 extern bool lb_decode_control(const uint8_t *in, size_t length, lb_control *control);
 extern bool lb_decode_reload(const uint8_t *in, size_t length, lb_reload *reload);
 extern bool lb_decode_reload_reply(const uint8_t *in, size_t length, lb_reload_reply *reply);
+extern bool lb_decode_rdma_invitation(const uint8_t *in, size_t length, lb_rdma_invitation *invitation);
+extern bool lb_decode_slab_keys(const uint8_t *in, size_t length, lb_slab_keys *keys);
 
 /* For people: "PUSH", "epoch"; never null. */
 extern const char *lb_frame_type_name(unsigned type);
