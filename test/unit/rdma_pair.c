@@ -58,9 +58,8 @@ pair_ask(rdma_pair *pair, lb_status *status)
 {
 	lb_address address = local_address();
 	lb_rdma_invitation invitation = {.port = lb_rdma_listener_port(pair->listener)};
-	lb_rdma_memory memory = {.start = pair->memory,
-							 .length = PAIR_PAGES * LB_PAGE_SIZE,
-							 .remote_read = pair->pull};
+	lb_rdma_memory memory = {
+		.start = pair->memory, .length = PAIR_PAGES * LB_PAGE_SIZE, .remote_read = pair->pull};
 
 	memcpy(invitation.secret, secret, sizeof(secret));
 	if (pair->refuse_secret)
@@ -77,8 +76,7 @@ handle_request(rdma_pair *pair, const lb_rdma_event *event, lb_status *status)
 		lb_rdma_reject(event);
 		return true;
 	}
-	pair->accepted =
-		lb_rdma_accept(pair->listener, event, pair->domain, pair->pull, pair, status);
+	pair->accepted = lb_rdma_accept(pair->listener, event, pair->domain, pair->pull, pair, status);
 	return pair->accepted != NULL && (!pair->pull || lb_rdma_arm(pair->accepted, status));
 }
 

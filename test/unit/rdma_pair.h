@@ -34,7 +34,9 @@ extern void pair_prepare(rdma_pair *pair, bool pull);
 /* Listener, domain and region; the connection. False, with what was made left for pair_close; the status says why. */
 extern bool pair_listen(rdma_pair *pair, lb_status *status);
 extern bool pair_ask(rdma_pair *pair, lb_status *status);
-extern bool pair_connect(rdma_pair *pair, lb_status *status); /* goes on until it is established on both sides, or failed */
+extern bool
+pair_connect(rdma_pair *pair,
+			 lb_status *status); /* goes on until it is established on both sides, or failed */
 
 /* Take what events there are on the node's side. */
 extern bool pair_serve(rdma_pair *pair, lb_status *status);

@@ -102,7 +102,7 @@ extern int stub_called(stub_call call); /* times, since stub_reset */
 extern void stub_replace_event(enum rdma_cm_event_type type, enum rdma_cm_event_type by,
 							   int status);
 
-/* An event of this type for all identifiers that are connected and are on this side. */
+/* An event of this type for all identifiers of this side that have a queue pair. */
 extern void stub_raise(enum rdma_cm_event_type type, bool active_side);
 
 /* The device is gone: everybody on it hears so, work requests are flushed, and calls on it fail with EIO. */

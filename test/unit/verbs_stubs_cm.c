@@ -760,7 +760,7 @@ stub_raise(enum rdma_cm_event_type type, bool active_side)
 {
 	stub_lock();
 	for (int i = 0; i < IDS_MAX; i++)
-		if (ids[i] && ids[i]->stage == CONNECTED && ids[i]->active == active_side)
+		if (ids[i] && ids[i]->id.qp && ids[i]->active == active_side)
 			tell(ids[i], ids[i], type, 0);
 	stub_unlock();
 }
