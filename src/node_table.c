@@ -52,6 +52,7 @@ typedef struct NodeEntry
 	pg_atomic_uint32 read_cost;
 	pg_atomic_uint64 last_probe_ns;
 	pg_atomic_uint64 pushes;
+	pg_atomic_uint64 push_messages;
 } NodeEntry;
 
 #define NODE_OFFSET_OF_STRIPES TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(NodeEntry))
@@ -119,6 +120,7 @@ init_node(NodeEntry *entry)
 	pg_atomic_init_u32(&entry->read_cost, 0);
 	pg_atomic_init_u64(&entry->last_probe_ns, 0);
 	pg_atomic_init_u64(&entry->pushes, 0);
+	pg_atomic_init_u64(&entry->push_messages, 0);
 	for (int i = 0; i < STRIPES; i++)
 	{
 		NodeStripe *stripe = stripe_at(entry, i);
@@ -341,6 +343,12 @@ void
 NodeTableCountPushes(int node, uint32 pages)
 {
 	pg_atomic_fetch_add_u64(&node_at(node)->pushes, pages);
+}
+
+void
+NodeTableCountPushMessages(int node, uint32 messages)
+{
+	pg_atomic_fetch_add_u64(&node_at(node)->push_messages, messages);
 }
 
 void

@@ -106,6 +106,7 @@ extern bool NodeTableSuspect(int node, uint32 session);
 /* Statistics. elapsed_ns is for all the pages together; 0 if it says nothing about the node (they were read ahead). */
 extern void NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns);
 extern void NodeTableCountPushes(int node, uint32 pages);
+extern void NodeTableCountPushMessages(int node, uint32 messages);
 extern void NodeTableResetStats(void);
 extern void NodeTableGetRow(int node, NodeRow *row);
 
