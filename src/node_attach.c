@@ -42,9 +42,9 @@ link_retry_later(NodeLink *link, int at_least_ms)
 	link->next_attempt = lb_now_ns() + (uint64) Max(ms, at_least_ms) * MS_NS;
 }
 
-/* The node can't be attached to just now. hint: for the log, or null. */
+/* The node can't be attached to just now. */
 void
-attach_failed_hinting(NodeLink *link, const char *reason, const char *hint, int retry_at_least_ms)
+attach_failed_retry(NodeLink *link, const char *reason, int retry_at_least_ms)
 {
 	NodeTableSetError(link->node, reason);
 	if (link->state == LINK_RESUMING)
@@ -58,8 +58,7 @@ attach_failed_hinting(NodeLink *link, const char *reason, const char *hint, int 
 		ereport(LOG, (errmsg("legobase: memory node \"%s\" is not available: %s", link->uri.text,
 							 reason),
 					  errdetail("Its part of the remote pool is not used until it is. It is tried "
-								"again all the time."),
-					  hint ? errhint("%s", hint) : 0));
+								"again all the time.")));
 	link->complained = true;
 	link_close(link);
 	link_retry_later(link, retry_at_least_ms);
@@ -68,7 +67,7 @@ attach_failed_hinting(NodeLink *link, const char *reason, const char *hint, int 
 void
 attach_failed(NodeLink *link, const char *reason)
 {
-	attach_failed_hinting(link, reason, NULL, 0);
+	attach_failed_retry(link, reason, 0);
 }
 
 /* A host name is looked up rarely, because that may block; each time the next of its addresses is taken. */
@@ -328,8 +327,8 @@ welcomed(NodeLink *link, const lb_welcome *welcome)
 	}
 	if (is_used_twice(link, welcome))
 	{
-		attach_failed_hinting(link, "it is one of the other memory nodes, under another address",
-							  NULL, RETRY_MS_HELD);
+		attach_failed_retry(link, "it is one of the other memory nodes, under another address",
+							RETRY_MS_HELD);
 		return;
 	}
 	link->token = welcome->token;
@@ -400,7 +399,7 @@ refused(NodeLink *link, const lb_error *error)
 						 INSTANCE_FOLDER)));
 		link->complained = link->complained_of_holder = true;
 	}
-	attach_failed_hinting(link, error->message, NULL, RETRY_MS_HELD);
+	attach_failed_retry(link, error->message, RETRY_MS_HELD);
 }
 
 void

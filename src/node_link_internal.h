@@ -11,6 +11,8 @@
 
 #define MS_NS UINT64_C(1000000)
 
+#define RETRY_MS_HELD 5000 /* a person has to see to it: another server holds the instance, say */
+
 /* Without a connection, frames that wait to be sent are at most these. */
 #define LINK_OUTPUT_LIMIT \
 	(PUSHES_OUTSTANDING * (LB_BULK_MAX + LB_BODY_MAX + LB_HEADER_SIZE) + 65536)
@@ -41,11 +43,7 @@ extern void attach_failed(NodeLink *link, const char *reason);
 extern bool attach_keep_slabs(NodeLink *link, lb_status *status);
 extern void attach_accepted(NodeLink *link, const lb_welcome *welcome);
 extern void attach_complete(NodeLink *link, const lb_welcome *welcome);
-/* After what a person has to see to: another server holds the instance, say. */
-#define RETRY_MS_HELD 5000
-
-extern void attach_failed_hinting(NodeLink *link, const char *reason, const char *hint,
-								  int retry_at_least_ms);
+extern void attach_failed_retry(NodeLink *link, const char *reason, int retry_at_least_ms);
 extern void link_retry_later(NodeLink *link, int at_least_ms);
 extern void link_panic_replaced(const NodeLink *link, const lb_error *error)
 	pg_attribute_noreturn();

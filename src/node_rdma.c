@@ -31,20 +31,13 @@ rdma_possible(lb_status *status)
 	return lb_rdma_may_lock(region.length, status);
 }
 
-/* What is wrong with this host a person has to see to. */
+/* What is wrong with this host (the message says what to do about it) a person has to see to. */
 void
 rdma_attempt_failed(NodeLink *link, const lb_status *status)
 {
-	lb_status unused;
-	const char *hint = NULL;
+	bool here = status->code == LB_INVALID || status->code == LB_SYSTEM;
 
-	if (status->code == LB_INVALID || status->code == LB_SYSTEM)
-		hint = lb_rdma_available() && !rdma_possible(&unused)
-				   ? "Raise the limit of locked memory: \"LimitMEMLOCK=infinity\" in the server's "
-					 "systemd service, or \"ulimit -l\"."
-				   : "Without an RDMA device of this host, a memory node that listens on tcp:// as "
-					 "well can be named with tcp:// instead of rdma://.";
-	attach_failed_hinting(link, status->message, hint, hint ? RETRY_MS_HELD : 0);
+	attach_failed_retry(link, status->message, here ? RETRY_MS_HELD : 0);
 }
 
 void
@@ -108,8 +101,7 @@ refused(NodeLink *link, const lb_error *error)
 {
 	if (error->error == LB_ERR_EPOCH)
 		link_panic_replaced(link, error);
-	attach_failed_hinting(link, error->message, NULL,
-						  error->error == LB_ERR_ROLE ? RETRY_MS_HELD : 0);
+	attach_failed_retry(link, error->message, error->error == LB_ERR_ROLE ? RETRY_MS_HELD : 0);
 }
 
 void

@@ -150,6 +150,18 @@ test_waking(void **state)
 	CommBufferAgentSleeps(0);
 	CommBufferWakeAgent();
 	assert_int_equal(stub_latches_set(), 2);
+
+	/* To be woken when three are queued: one is already. */
+	assert_false(CommBufferAgentSleeps(3));
+	CommBufferQueue(take(), 4);
+	assert_int_equal(stub_latches_set(), 2);
+	CommBufferQueue(take(), 5);
+	assert_int_equal(stub_latches_set(), 3);
+	assert_true(CommBufferAgentSleeps(3));
+	assert_int_equal(CommBufferTakeQueued(1, &buffer, &entry), 1);
+	CommBufferRelease(buffer);
+	assert_false(CommBufferAgentSleeps(3));
+	CommBufferAgentSleeps(0);
 	CommBufferSetAgent(NULL);
 	assert_false(CommBufferHasAgent());
 	CommBufferWakeAgent();
