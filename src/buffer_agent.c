@@ -261,6 +261,23 @@ tell_checkpoints(uint64 now, long wait_ms)
 	return wait_ms;
 }
 
+/* Processes that read over tcp what should be read by rdma may not say so themselves. */
+static void
+report_fallbacks(void)
+{
+	char reason[NODE_ERROR_MAX];
+
+	for (int i = 0; i < link_count; i++)
+	{
+		if (NodeTableTakeFallback(i, reason))
+			ereport(LOG, (errmsg("legobase: memory node \"%s\" is read over TCP by some processes",
+								 NodeTableUri(i)),
+						  errdetail("No RDMA connection could be made: %s.", reason),
+						  errhint("legobase_nodes.tcp_fallbacks counts them. Each tries again "
+								  "after half a minute.")));
+	}
+}
+
 /* The time-driven part of the loop. Returns how long it may sleep. */
 static long
 tick(void)
@@ -275,6 +292,7 @@ tick(void)
 			NodeLinkForgive(&links[i], now - last_tick);
 	}
 	last_tick = now;
+	report_fallbacks();
 	for (int i = 0; i < link_count; i++)
 	{
 		/* At shutdown there is no use in a node that has nothing of ours. */
