@@ -173,6 +173,6 @@ is($exit, 0, '--help');
 like($out, qr/--listen URI.*--memory SIZE.*Exit status/s, '--help says how');
 ($exit, $out, $err) = run('--version');
 is($exit, 0, '--version');
-like($out, qr/^legobase-memnode \S+ \(protocol 3, pages of 8192 bytes\)$/, '--version says which');
+like($out, qr/^legobase-memnode \S+ \(protocol 4, pages of 8192 bytes\)$/, '--version says which');
 
 done_testing();
