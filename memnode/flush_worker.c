@@ -145,12 +145,6 @@ flush_worker_io_name(const flush_worker *worker)
 	return worker->io->operations->name;
 }
 
-bool
-flush_worker_busy(const flush_worker *worker)
-{
-	return worker->with_worker != NULL;
-}
-
 void
 flush_worker_submit(flush_worker *worker, flush_round *round)
 {

@@ -31,10 +31,7 @@ extern int flush_worker_event_fd(const flush_worker *worker);
 /* "io_uring" or "pwritev". */
 extern const char *flush_worker_io_name(const flush_worker *worker);
 
-/* Is a round with the worker: submitted and not yet returned by flush_worker_finished? */
-extern bool flush_worker_busy(const flush_worker *worker);
-
-/* Not while it is busy. */
+/* Not while it has one: submitted, and not yet returned by flush_worker_finished. */
 extern void flush_worker_submit(flush_worker *worker, flush_round *round);
 
 /* The round that is finished, or null. Never blocks. */

@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "lb_fault.h"
-#include "lb_net.h"
 #include "listener.h"
 #include "log.h"
 #include "session.h"
@@ -135,7 +134,7 @@ welcome_connection(listener *listener, int fd)
 		return;
 	}
 	/* best effort: without it, a peer that vanished is noticed later */
-	if (listener->uri->transport == LB_TRANSPORT_TCP)
+	if (listener->uri->transport != LB_TRANSPORT_SHM)
 		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
 	name_peer(fd, listener->uri->transport, peer, sizeof(peer));
 	if (!session_open(node, fd, listener->uri->transport, peer))
@@ -177,10 +176,10 @@ on_connection(evutil_socket_t listening_fd, short what, void *arg)
 }
 
 static void
-write_bound_uri(listener *listener, const lb_address *bound)
+write_bound_uri(listener *listener)
 {
 	const lb_uri *uri = listener->uri;
-	const struct sockaddr *address = (const struct sockaddr *) &bound->storage;
+	const struct sockaddr *address = (const struct sockaddr *) &listener->bound.storage;
 	unsigned port = uri->port;
 
 	if (uri->transport == LB_TRANSPORT_SHM)
@@ -193,14 +192,14 @@ write_bound_uri(listener *listener, const lb_address *bound)
 	else if (address->sa_family == AF_INET6)
 		port = ntohs(((const struct sockaddr_in6 *) address)->sin6_port);
 	snprintf(listener->bound_uri, sizeof(listener->bound_uri),
-			 strchr(uri->host, ':') ? "tcp://[%s]:%u" : "tcp://%s:%u", uri->host, port);
+			 strchr(uri->host, ':') ? "%s://[%s]:%u" : "%s://%s:%u",
+			 lb_transport_name(uri->transport), uri->host, port);
 }
 
 bool
 listener_open(listener *listener, node *node, const lb_uri *uri, lb_status *status)
 {
 	lb_address address;
-	lb_address bound;
 	struct stat socket_file;
 
 	listener->node = node;
@@ -208,10 +207,10 @@ listener_open(listener *listener, node *node, const lb_uri *uri, lb_status *stat
 	listener->fd = -1;
 	if (!lb_net_resolve(uri, true, &address, status))
 		return false;
-	listener->fd = lb_net_listen(uri, &address, &bound, status);
+	listener->fd = lb_net_listen(uri, &address, &listener->bound, status);
 	if (listener->fd < 0)
 		return false;
-	write_bound_uri(listener, &bound);
+	write_bound_uri(listener);
 	if (uri->transport == LB_TRANSPORT_SHM && stat(uri->path, &socket_file) == 0)
 	{
 		listener->socket_device = socket_file.st_dev;

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <sys/types.h>
+#include "lb_net.h"
 #include "node.h"
 
 typedef struct listener
@@ -17,7 +18,8 @@ typedef struct listener
 	struct event *event;
 	bool paused;                     /* the system refused; tried again by listener_resume */
 	char bound_uri[LB_URI_MAX + 16]; /* with the real port */
-	dev_t socket_device;             /* shm: which file is ours */
+	lb_address bound;
+	dev_t socket_device; /* shm: which file is ours */
 	ino_t socket_inode;
 } listener;
 

@@ -14,6 +14,7 @@
 #include "slab.h"
 #include "tenant.h"
 
+struct rdma_port;
 struct session;
 TAILQ_HEAD(session_list, session);
 
@@ -26,6 +27,7 @@ typedef struct node
 	uint64_t incarnation;
 	uint64_t started_ns;
 	flusher *flusher;
+	struct rdma_port *rdma; /* null: there is no --listen rdma:// */
 
 	/* Every session is in one of these, the oldest first. */
 	struct session_list strangers; /* not yet told who they are */

@@ -9,12 +9,14 @@
 #include <string.h>
 
 #include "lb_fault.h"
+#include "lb_rdma.h"
 #include "lb_wire.h"
 #include "options.h"
 
 #define DEFAULT_TENANT_TIMEOUT_S 300
 #define DEFAULT_MAX_SESSIONS 4096
 #define MAX_SESSIONS_LIMIT 1000000
+#define DEFAULT_MAX_RDMA_CONNECTIONS 1000
 #define SECONDS_LIMIT (30 * 24 * 3600)
 #define MEMORY_MIN ((uint64_t) LB_SLAB_PAGES_MIN * LB_PAGE_SIZE)
 
@@ -27,8 +29,10 @@ const char options_help[] =
 	"\n"
 	"Options:\n"
 	"  --listen URI             shm:///path/of/socket for servers on this machine, tcp://host:port "
-	"for\n"
-	"                           others; host * is any address, port 0 any free port\n"
+	"or\n"
+	"                           rdma://host:port (once) for others; host * is any address, port 0 "
+	"any\n"
+	"                           free port\n"
 	"  --memory SIZE            memory to lend, with a unit: kB, MB, GB or TB\n"
 	"  --tenant-quota SIZE      the most that one instance may have (default: all)\n"
 	"  --tenant-timeout SECONDS keep an instance's memory this long after its server is gone "
@@ -45,6 +49,9 @@ const char options_help[] =
 	"  --flush-age SECONDS      write pages that were changed this long ago (default: 300)\n"
 	"  --flush-io KIND          auto, uring or plain (default: auto)\n"
 	"  --max-sessions N         connections at the same time (default: 4096)\n"
+	"  --rdma-device DEVICE     for --listen rdma:// (default: the one that has the address)\n"
+	"  --max-rdma-connections N server processes that may read by RDMA at the same time (default: "
+	"1000)\n"
 	"  --log-file FILE          append the log to FILE (default: standard error)\n"
 	"  --no-huge-pages          do not use huge pages even if the machine has free ones\n"
 #ifdef LB_FAULT_POINTS
@@ -66,6 +73,8 @@ enum
 	OPTION_TENANT_TIMEOUT,
 	OPTION_EXIT_WHEN_UNUSED,
 	OPTION_MAX_SESSIONS,
+	OPTION_RDMA_DEVICE,
+	OPTION_MAX_RDMA_CONNECTIONS,
 	OPTION_STORAGE,
 	OPTION_FLUSH_DIRTY_PERCENT,
 	OPTION_FLUSH_AGE,
@@ -85,6 +94,8 @@ static const struct option long_options[] = {
 	{"tenant-timeout", required_argument, NULL, OPTION_TENANT_TIMEOUT},
 	{"exit-when-unused", required_argument, NULL, OPTION_EXIT_WHEN_UNUSED},
 	{"max-sessions", required_argument, NULL, OPTION_MAX_SESSIONS},
+	{"rdma-device", required_argument, NULL, OPTION_RDMA_DEVICE},
+	{"max-rdma-connections", required_argument, NULL, OPTION_MAX_RDMA_CONNECTIONS},
 	{"storage", required_argument, NULL, OPTION_STORAGE},
 	{"flush-dirty-percent", required_argument, NULL, OPTION_FLUSH_DIRTY_PERCENT},
 	{"flush-age", required_argument, NULL, OPTION_FLUSH_AGE},
@@ -156,6 +167,29 @@ parse_number(const char *option, const char *text, uint32_t least, uint32_t most
 }
 
 static bool
+listens_over_rdma(const options *options)
+{
+	for (int i = 0; i < options->listen_count; i++)
+		if (options->listen[i].transport == LB_TRANSPORT_RDMA)
+			return true;
+	return false;
+}
+
+/* One device, whose memory is registered with it: one listener. */
+static bool
+check_rdma_listener(const char *text, const options *options, lb_status *status)
+{
+	lb_status cause;
+
+	/* where there is no RDMA, everything fails with the message that says so */
+	if (!lb_rdma_available() && !lb_rdma_may_lock(0, &cause))
+		return lb_fail(status, LB_INVALID, "--listen %.60s: %.180s", text, cause.message);
+	if (listens_over_rdma(options))
+		return lb_fail(status, LB_INVALID, "--listen %.60s: rdma:// can be given once", text);
+	return true;
+}
+
+static bool
 parse_listen(const char *text, options *options, lb_status *status)
 {
 	lb_uri *uri = &options->listen[options->listen_count];
@@ -164,8 +198,8 @@ parse_listen(const char *text, options *options, lb_status *status)
 		return lb_fail(status, LB_INVALID, "--listen: at most %d can be given", LISTENERS_MAX);
 	if (!lb_uri_parse(text, true, uri, status))
 		return false;
-	if (uri->transport == LB_TRANSPORT_RDMA)
-		return lb_fail(status, LB_INVALID, "--listen %s: this build has no RDMA data plane", text);
+	if (uri->transport == LB_TRANSPORT_RDMA && !check_rdma_listener(text, options, status))
+		return false;
 	options->listen_count++;
 	return true;
 }
@@ -175,8 +209,6 @@ parse_status_uri(const char *text, options *options, lb_status *status)
 {
 	if (!lb_uri_parse(text, false, &options->status, status))
 		return false;
-	if (options->status.transport == LB_TRANSPORT_RDMA)
-		return lb_fail(status, LB_INVALID, "--status %s: this build has no RDMA data plane", text);
 	options->mode = RUN_STATUS;
 	return true;
 }
@@ -228,6 +260,12 @@ parse_one(int option, const char *name, options *options, lb_status *status)
 		case OPTION_MAX_SESSIONS:
 			return parse_number(name, optarg, 1, MAX_SESSIONS_LIMIT, &options->max_sessions,
 								status);
+		case OPTION_RDMA_DEVICE:
+			options->rdma_device = optarg;
+			return true;
+		case OPTION_MAX_RDMA_CONNECTIONS:
+			return parse_number(name, optarg, 1, MAX_SESSIONS_LIMIT, &options->max_rdma_connections,
+								status);
 		case OPTION_STORAGE:
 			return parse_storage(optarg, options, status);
 		case OPTION_FLUSH_DIRTY_PERCENT:
@@ -272,6 +310,8 @@ check_server_options(options *options, lb_status *status)
 		return lb_fail(status, LB_INVALID, "--tenant-quota: at least 2MB are needed");
 	if (options->quota_bytes > options->memory_bytes)
 		return lb_fail(status, LB_INVALID, "--tenant-quota is larger than --memory");
+	if (options->rdma_device && !listens_over_rdma(options))
+		return lb_fail(status, LB_INVALID, "--rdma-device without --listen rdma://");
 	return true;
 }
 
@@ -300,6 +340,7 @@ options_parse(int argc, char **argv, options *options, lb_status *status)
 								.quota_bytes = UINT64_MAX,
 								.tenant_timeout_s = DEFAULT_TENANT_TIMEOUT_S,
 								.max_sessions = DEFAULT_MAX_SESSIONS,
+								.max_rdma_connections = DEFAULT_MAX_RDMA_CONNECTIONS,
 								.flush = {FLUSH_POLICY_DIRTY_PERCENT, FLUSH_POLICY_AGE_S},
 								.use_huge_pages = true};
 	opterr = 0;

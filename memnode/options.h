@@ -12,7 +12,7 @@
 #include "lb_uri.h"
 
 #define MEMNODE_VERSION "1.0"
-#define LISTENERS_MAX 8
+#define LISTENERS_MAX 8 /* one of them over rdma */
 #define STORAGE_ROOTS_MAX 64
 
 typedef enum run_mode
@@ -34,6 +34,8 @@ typedef struct options
 	uint32_t tenant_timeout_s;
 	uint32_t exit_when_unused_s; /* 0: never */
 	uint32_t max_sessions;
+	const char *rdma_device; /* null: the one that has the address of --listen rdma:// */
+	uint32_t max_rdma_connections;
 	const char *storage[STORAGE_ROOTS_MAX]; /* where data directories may be */
 	int storage_count;
 	flush_policy_options flush;

@@ -14,8 +14,8 @@
 /* A comm buffer region is a few MB; what is far beyond that is a mistake. */
 #define REGION_MAX_BYTES ((uint64_t) 1 << 30)
 
-static bool
-check_layout(const lb_comm_region *layout, lb_status *status)
+bool
+pull_check_layout(const lb_comm_region *layout, lb_status *status)
 {
 	if (layout->count == 0 || layout->stride < LB_PAGE_SIZE || layout->length > REGION_MAX_BYTES ||
 		(uint64_t) layout->count * layout->stride > layout->length)
@@ -57,7 +57,7 @@ shm_attach_region(pull_source *source, const lb_comm_region *layout, int fd, lb_
 		return lb_fail(status, LB_PROTOCOL, "comm buffers: announced twice");
 	if (fd < 0)
 		return lb_fail(status, LB_PROTOCOL, "comm buffers: no descriptor came along");
-	if (!check_layout(layout, status) || !check_region_file(layout, fd, status))
+	if (!pull_check_layout(layout, status) || !check_region_file(layout, fd, status))
 		return false;
 	region = mmap(NULL, layout->length, PROT_READ, MAP_SHARED, fd, 0);
 	if (region == MAP_FAILED)
@@ -76,6 +76,16 @@ shm_detach_region(pull_source *source)
 	source->region = NULL;
 }
 
+bool
+pull_check_buffers(const pull_source *source, const lb_push_batch *batch, lb_status *status)
+{
+	for (uint32_t i = 0; i < batch->count; i++)
+		if (batch->pushes[i].buffer >= source->layout.count)
+			return lb_fail(status, LB_PROTOCOL, "PUSH from comm buffer %u of %u",
+						   batch->pushes[i].buffer, source->layout.count);
+	return true;
+}
+
 static bool
 shm_check(const pull_source *source, const lb_push_batch *batch, const lb_frame *frame,
 		  lb_status *status)
@@ -84,11 +94,7 @@ shm_check(const pull_source *source, const lb_push_batch *batch, const lb_frame 
 		return lb_fail(status, LB_PROTOCOL, "PUSH before COMM_BUFFERS");
 	if (frame->header.bulk_length != 0)
 		return lb_fail(status, LB_PROTOCOL, "PUSH over shared memory with a bulk");
-	for (uint32_t i = 0; i < batch->count; i++)
-		if (batch->pushes[i].buffer >= source->layout.count)
-			return lb_fail(status, LB_PROTOCOL, "PUSH from comm buffer %u of %u",
-						   batch->pushes[i].buffer, source->layout.count);
-	return true;
+	return pull_check_buffers(source, batch, status);
 }
 
 static void
@@ -137,7 +143,13 @@ static const pull_ops tcp_ops = {
 void
 pull_source_init(pull_source *source, lb_transport transport)
 {
-	*source = (pull_source){.ops = transport == LB_TRANSPORT_SHM ? &shm_ops : &tcp_ops};
+	static const pull_ops *const ops[] = {
+		[LB_TRANSPORT_SHM] = &shm_ops,
+		[LB_TRANSPORT_TCP] = &tcp_ops,
+		[LB_TRANSPORT_RDMA] = &pull_rdma_ops,
+	};
+
+	*source = (pull_source){.ops = ops[transport]};
 }
 
 void

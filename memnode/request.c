@@ -1,12 +1,13 @@
 /*
  * request.c
  *	  What settled sessions ask for: memory, mappings, pages, figures. (PUSH is in push.c, what is about dirty pages in
- *	  flush_request.c, what a new life of a server asks in reload.c.)
+ *	  flush_request.c, what a new life of a server asks in reload.c, what is about queue pairs in rdma_request.c.)
  *
  * A request that makes no sense is answered with ERROR; a frame that no correct peer can send ends the session.
  */
 #include "lb_clock.h"
 #include "lb_fault.h"
+#include "push.h"
 #include "request.h"
 
 static bool
@@ -171,6 +172,8 @@ status_handle(session *session, const lb_frame *frame)
 		.malformed_frames = node->malformed_frames,
 		.flushed_pages = node->flushed_pages,
 		.flush_failures = node->flush_failures,
+		.registered_pages = pool->registered_pages,
+		.rdma_connections = rdma_port_connections(node->rdma),
 	};
 
 	for (tenant = TAILQ_FIRST(&node->tenants.all); tenant; tenant = TAILQ_NEXT(tenant, link))
@@ -189,7 +192,8 @@ status_handle(session *session, const lb_frame *frame)
 #define BY_MONITOR (1U << LB_ROLE_MONITOR)
 #define OVER_SHM (1U << LB_TRANSPORT_SHM)
 #define OVER_TCP (1U << LB_TRANSPORT_TCP)
-#define OVER_ANY (OVER_SHM | OVER_TCP)
+#define OVER_RDMA (1U << LB_TRANSPORT_RDMA)
+#define OVER_ANY (OVER_SHM | OVER_TCP | OVER_RDMA)
 
 static const struct
 {
@@ -197,13 +201,13 @@ static const struct
 	unsigned transports;
 	bool (*handle)(session *session, const lb_frame *frame);
 } requests[LB_FRAME_TYPES] = {
-	[LB_COMM_BUFFERS] = {BY_AGENT, OVER_SHM, comm_buffers_handle},
+	[LB_COMM_BUFFERS] = {BY_AGENT, OVER_SHM | OVER_RDMA, comm_buffers_handle},
 	[LB_SLAB_REQUEST] = {BY_AGENT, OVER_ANY, slab_request_handle},
 	[LB_SLAB_RETURN] = {BY_AGENT, OVER_ANY, slab_return_handle},
 	[LB_PUSH] = {BY_AGENT, OVER_ANY, push_handle},
 	[LB_RELEASE] = {BY_AGENT, OVER_ANY, release_handle},
 	[LB_SLAB_MAP] = {BY_BACKEND, OVER_SHM, slab_map_handle},
-	[LB_READ] = {BY_BACKEND, OVER_TCP, read_handle},
+	[LB_READ] = {BY_BACKEND, OVER_TCP | OVER_RDMA, read_handle},
 	[LB_PING] = {BY_AGENT | BY_BACKEND | BY_MONITOR, OVER_ANY, ping_handle},
 	[LB_STATUS] = {BY_MONITOR, OVER_ANY, status_handle},
 	[LB_STORAGE] = {BY_AGENT, OVER_ANY, storage_handle},
@@ -213,6 +217,8 @@ static const struct
 	[LB_STORAGE_LOAD] = {BY_AGENT, OVER_ANY, storage_load_handle},
 	[LB_CONTROL] = {BY_AGENT, OVER_ANY, control_handle},
 	[LB_RELOAD] = {BY_AGENT, OVER_ANY, reload_handle},
+	[LB_RDMA_OPEN] = {BY_AGENT | BY_BACKEND, OVER_RDMA, rdma_open_handle},
+	[LB_SLAB_KEYS] = {BY_BACKEND, OVER_RDMA, slab_keys_handle},
 };
 
 bool

@@ -16,9 +16,6 @@ extern void request_answer_grant(tenant *tenant);
 /* A body that the protocol forbids: the session is refused. */
 extern bool request_malformed(session *session, const lb_frame *frame);
 
-/* PUSH, in push.c. */
-extern bool push_handle(session *session, const lb_frame *frame);
-
 /* In reload.c. */
 extern bool control_handle(session *session, const lb_frame *frame);
 extern bool reload_handle(session *session, const lb_frame *frame);
@@ -29,5 +26,9 @@ extern bool flush_handle(session *session, const lb_frame *frame);
 extern bool fence_handle(session *session, const lb_frame *frame);
 extern bool slab_keep_handle(session *session, const lb_frame *frame);
 extern bool storage_load_handle(session *session, const lb_frame *frame);
+
+/* In rdma_request.c. */
+extern bool rdma_open_handle(session *session, const lb_frame *frame);
+extern bool slab_keys_handle(session *session, const lb_frame *frame);
 
 #endif /* MEMNODE_REQUEST_H */

@@ -14,6 +14,7 @@
 #include "lb_fault.h"
 #include "listener.h"
 #include "log.h"
+#include "rdma_port.h"
 #include "request.h"
 #include "server.h"
 #include "session.h"
@@ -124,6 +125,7 @@ forgive_standstill(server *self, uint64_t now_ns)
 	tenant *each;
 
 	sessions_forgive(&self->node, now_ns);
+	rdma_port_forgive(self->node.rdma, now_ns);
 	for (each = TAILQ_FIRST(&self->node.tenants.all); each; each = TAILQ_NEXT(each, link))
 		each->detached_ns = now_ns;
 	self->used_ns = now_ns;
@@ -158,6 +160,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 	sessions_expire(node, now_ns);
 	log_returned_slabs(node);
 	expire_tenants(node, now_ns);
+	rdma_port_tick(node->rdma, now_ns);
 	for (int i = 0; i < self->listener_count; i++)
 		listener_resume(&self->listeners[i]);
 
@@ -205,7 +208,8 @@ make_events(server *self, lb_status *status)
 static bool
 open_listeners(server *self, lb_status *status)
 {
-	const options *options = self->node.options;
+	node *node = &self->node;
+	const options *options = node->options;
 
 	if (!listener_reserve_fd(status))
 		return false;
@@ -214,7 +218,10 @@ open_listeners(server *self, lb_status *status)
 		listener *next = &self->listeners[self->listener_count];
 
 		self->listener_count++;
-		if (!listener_open(next, &self->node, &options->listen[self->listener_count - 1], status))
+		if (!listener_open(next, node, &options->listen[self->listener_count - 1], status))
+			return false;
+		if (next->uri->transport == LB_TRANSPORT_RDMA &&
+			!(node->rdma = rdma_port_open(node, &next->bound, status)))
 			return false;
 	}
 	return true;
@@ -292,6 +299,7 @@ stop(server *self)
 	warn_of_dirty_pages(node);
 	flusher_stop(node->flusher);
 	tenant_table_free(&node->tenants, &node->pool);
+	rdma_port_close(node->rdma);
 	while (slab_pool_reap(&node->pool))
 		;
 	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++)

@@ -17,6 +17,7 @@
 #include "hello.h"
 #include "lb_clock.h"
 #include "log.h"
+#include "push.h"
 #include "request.h"
 #include "session.h"
 
@@ -42,6 +43,13 @@ is_behind(const session *session)
 	return session->answers_waiting >= (is_agent ? ANSWERS_TO_AGENT : 1);
 }
 
+/* May the next frame be handled? */
+static bool
+takes_frames(const session *session)
+{
+	return !session->push && !is_behind(session);
+}
+
 static void
 switch_event(struct event *event, bool on, bool *is_on)
 {
@@ -54,7 +62,7 @@ switch_event(struct event *event, bool on, bool *is_on)
 		event_del(event);
 }
 
-/* Write while something waits to be sent, and read unless answers do. */
+/* Write while something waits to be sent, and read unless answers do, or a pull is under way. */
 static void
 update_interest(session *session)
 {
@@ -63,7 +71,7 @@ update_interest(session *session)
 	if (!waits)
 		session->answers_waiting = 0;
 	switch_event(session->writable, waits, &session->writes);
-	switch_event(session->readable, !is_behind(session), &session->reads);
+	switch_event(session->readable, takes_frames(session), &session->reads);
 }
 
 /* Throw away what a refused peer still sends. False at its end. */
@@ -158,7 +166,7 @@ handle_frame(session *session, const lb_frame *frame)
 static void
 session_serve(session *self)
 {
-	while (self->state != SESSION_REFUSED && !is_behind(self))
+	while (self->state != SESSION_REFUSED && takes_frames(self))
 	{
 		lb_frame frame;
 		lb_status status;
@@ -180,6 +188,28 @@ session_serve(session *self)
 		}
 	}
 	update_interest(self);
+}
+
+void
+session_completion(session *self)
+{
+	lb_status status;
+	int completed = self->source.ops->completed(&self->source, &status);
+
+	if (completed == 0)
+		return;
+	if (completed < 0)
+	{
+		log_limited(LOG_WARNING, "%s: connection ended: %s", self->peer, status.message);
+		session_close(self, status.message);
+		return;
+	}
+	/* it was we who did not listen */
+	self->heard_ns = lb_now_ns();
+	if (!push_finish(self))
+		session_close(self, "connection lost");
+	else
+		session_serve(self);
 }
 
 session *
@@ -255,6 +285,9 @@ session_detach_agent(session *session, const char *reason)
 	node *node = session->node;
 	tenant *tenant = session->tenant;
 
+	/* in this order: no slab can be given up while the queue pair may still write to it */
+	rdma_port_leave(session);
+	push_forget(session);
 	pull_source_close(&session->source);
 	flusher_detach(node->flusher, tenant);
 	session->tenant = NULL;
@@ -282,6 +315,7 @@ leave_tenant(session *session, const char *reason)
 		session_detach_agent(session, reason);
 		return;
 	}
+	rdma_port_leave(session);
 	TAILQ_REMOVE(&session->tenant->backends, session, backend_link);
 	session->tenant = NULL;
 }
@@ -325,9 +359,29 @@ sessions_expire(node *node, uint64_t now_ns)
 		next = TAILQ_NEXT(each, link);
 		if (each->state == SESSION_REFUSED && elapsed_ns(now_ns, each->heard_ns) >= REFUSED_FOR_NS)
 			session_close(each, "refused");
-		else if (each->state == SESSION_SETTLED && each->role == LB_ROLE_AGENT &&
-				 elapsed_ns(now_ns, each->heard_ns) >= AGENT_SILENT_NS)
+		else if (each->state != SESSION_SETTLED || each->role != LB_ROLE_AGENT)
+			continue;
+		else if (each->push)
+		{
+			if (push_is_late(each, now_ns))
+				session_close(each, "its pages could not be read within 10 s");
+		}
+		else if (elapsed_ns(now_ns, each->heard_ns) >= AGENT_SILENT_NS)
 			session_close(each, "silent for 30 s");
+	}
+}
+
+void
+sessions_close_rdma(node *node, const char *reason)
+{
+	session *each;
+	session *next;
+
+	for (each = TAILQ_FIRST(&node->settled); each; each = next)
+	{
+		next = TAILQ_NEXT(each, link);
+		if (each->transport == LB_TRANSPORT_RDMA && each->tenant)
+			session_close(each, reason);
 	}
 }
 
@@ -339,7 +393,10 @@ sessions_forgive(node *node, uint64_t now_ns)
 	for (each = TAILQ_FIRST(&node->strangers); each; each = TAILQ_NEXT(each, link))
 		each->heard_ns = now_ns;
 	for (each = TAILQ_FIRST(&node->settled); each; each = TAILQ_NEXT(each, link))
+	{
 		each->heard_ns = now_ns;
+		push_forgive(each, now_ns);
+	}
 }
 
 bool

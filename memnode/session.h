@@ -13,6 +13,9 @@
  * An agent's answers are small, and it is also sent what it did not ask for: up to ANSWERS_TO_AGENT answers may wait while
  * more is read from it. So it may go on sending before it reads, and neither side comes to wait for the other. An
  * answer counts once more for each kB of its body: RELOAD_REPLY is not small.
+ *
+ * While the pages of a PUSH are being pulled over RDMA, nothing more is read from that agent either, and no further frame of
+ * its is handled: what comes behind a PUSH finds its pages published.
  */
 #ifndef MEMNODE_SESSION_H
 #define MEMNODE_SESSION_H
@@ -23,6 +26,7 @@
 #include "lb_stream.h"
 #include "node.h"
 #include "pull.h"
+#include "rdma_port.h"
 
 #define PEER_NAME_SIZE 100
 #define ANSWERS_TO_AGENT 128
@@ -47,9 +51,11 @@ typedef struct session
 	uint32_t answers_waiting; /* since the output was empty last, weighed */
 	session_state state;
 	lb_transport transport;
-	lb_role role;       /* SETTLED */
-	tenant *tenant;     /* SETTLED agent or backend, else null */
-	pull_source source; /* agent */
+	lb_role role;                /* SETTLED */
+	tenant *tenant;              /* SETTLED agent or backend, else null */
+	pull_source source;          /* agent */
+	struct push_under_way *push; /* agent over rdma: whose pages are being pulled; else null */
+	rdma_end rdma;
 	uint64_t heard_ns; /* when it last sent something; a stranger or refused: when it became that */
 	char peer[PEER_NAME_SIZE]; /* for people */
 } session;
@@ -65,6 +71,12 @@ extern void session_close(session *session, const char *reason);
 
 /* Close those that have been silent for too long. Called now and then. */
 extern void sessions_expire(node *node, uint64_t now_ns);
+
+/* The device is gone: close the agents' and backends' sessions over rdma. */
+extern void sessions_close_rdma(node *node, const char *reason);
+
+/* The completion channel of an agent's queue pair has an event. May end with the session freed. */
+extern void session_completion(session *session);
 
 /* For the log and for expiry after the whole process stood still: count everyone as heard of just now. */
 extern void sessions_forgive(node *node, uint64_t now_ns);

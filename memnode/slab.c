@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "lb_fault.h"
 #include "lb_wire.h"
 #include "log.h"
 #include "slab.h"
@@ -189,9 +190,33 @@ slab_fill(slab_pool *pool, slab *slab, lb_status *status)
 	return SLAB_READY;
 }
 
+bool
+slab_register(slab_pool *pool, slab *slab, lb_rdma_domain *domain, lb_status *status)
+{
+	assert(!slab->region && slab->filled == slab_bytes(slab));
+	if (LB_FAULT("memnode.rdma.register"))
+		return lb_fail(status, LB_SYSTEM, "fault point memnode.rdma.register");
+	slab->region = lb_rdma_register(domain, slab->memory, slab_bytes(slab), status);
+	if (!slab->region)
+		return false;
+	pool->registered_pages += slab->pages;
+	return true;
+}
+
+void
+slab_deregister(slab_pool *pool, slab *slab)
+{
+	if (!slab->region)
+		return;
+	lb_rdma_deregister(slab->region);
+	slab->region = NULL;
+	pool->registered_pages -= slab->pages;
+}
+
 void
 slab_doom(slab_pool *pool, slab *slab)
 {
+	slab_deregister(pool, slab);
 	slab->next_doomed = pool->doomed;
 	pool->doomed = slab;
 	pool->doomed_pages += slab->pages;

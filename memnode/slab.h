@@ -11,6 +11,9 @@
  * A ready slab has all its memory: allocated, zeroed, charged to this process, so that neither a push nor a reader's
  * access can fail for want of it; and it is sealed: no one but this process can ever write to it or change its size.
  *
+ * For RDMA a ready slab is registered, as one region (slab_register). Giving it up deregisters it before anything else: from
+ * then on its key is worth nothing.
+ *
  * Where the machine has free huge pages (hugetlb, 2 MB) a slab lies in them, else in ordinary pages.
  */
 #ifndef MEMNODE_SLAB_H
@@ -19,6 +22,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "lb_rdma.h"
 #include "lb_status.h"
 #include "slot_table.h"
 
@@ -27,9 +31,10 @@ typedef struct slab
 	int fd;
 	bool huge;
 	uint32_t pages;
-	uint8_t *memory; /* pages * LB_PAGE_SIZE bytes */
-	size_t filled;   /* bytes of it that are allocated */
-	slot *slots;     /* what each page holds; the tenant's slot table knows */
+	uint8_t *memory;        /* pages * LB_PAGE_SIZE bytes */
+	size_t filled;          /* bytes of it that are allocated */
+	slot *slots;            /* what each page holds; the tenant's slot table knows */
+	lb_rdma_region *region; /* null: not registered */
 	struct slab *next_doomed;
 } slab;
 
@@ -38,9 +43,10 @@ typedef struct slab_pool
 	bool use_huge_pages;
 	bool noted_no_huge_pages;
 	uint64_t capacity_pages;
-	uint64_t held_pages;   /* in slabs being filled, granted, or doomed */
-	uint64_t doomed_pages; /* of these, in slabs that are to be destroyed */
-	uint64_t huge_pages;   /* of those held, in huge pages */
+	uint64_t held_pages;       /* in slabs being filled, granted, or doomed */
+	uint64_t doomed_pages;     /* of these, in slabs that are to be destroyed */
+	uint64_t huge_pages;       /* of those held, in huge pages */
+	uint64_t registered_pages; /* of those held, registered for RDMA */
 	slab *doomed;
 } slab_pool;
 
@@ -63,7 +69,13 @@ extern uint64_t slab_pool_free_pages(const slab_pool *pool);
 extern slab *slab_create(slab_pool *pool, uint32_t pages, lb_status *status);
 extern slab_progress slab_fill(slab_pool *pool, slab *slab, lb_status *status);
 
-/* No longer used by anyone here. Mappings that tenants have keep the memory until they end; they can only read. */
+/* Register a ready slab in its tenant's protection domain; it is not registered yet. */
+extern bool slab_register(slab_pool *pool, slab *slab, lb_rdma_domain *domain, lb_status *status);
+
+/* If it is registered: not any more. */
+extern void slab_deregister(slab_pool *pool, slab *slab);
+
+/* No longer used by anyone here, and not registered any more. Mappings that tenants have keep the memory until they end; they can only read. */
 extern void slab_doom(slab_pool *pool, slab *slab);
 
 /* Destroy one doomed slab; false if there was none. */

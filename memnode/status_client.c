@@ -86,6 +86,8 @@ print_figures(const lb_node_figures *figures)
 	printf("dirty_pages: %" PRIu64 "\n", figures->dirty_pages);
 	printf("flushed_pages: %" PRIu64 "\n", figures->flushed_pages);
 	printf("flush_failures: %" PRIu64 "\n", figures->flush_failures);
+	printf("registered_pages: %" PRIu64 "\n", figures->registered_pages);
+	printf("rdma_connections: %u\n", figures->rdma_connections);
 }
 
 static bool

@@ -10,6 +10,7 @@
 #include <sys/random.h>
 
 #include "log.h"
+#include "rdma_memory.h"
 #include "tenant.h"
 
 void
@@ -156,6 +157,7 @@ forget_slab_numbers(tenant *tenant)
 	free(tenant->slabs);
 	tenant->slabs = NULL;
 	tenant->slab_numbers = 0;
+	rdma_memory_release(tenant);
 }
 
 /* Neither in the array nor in the table of slots any more. */
@@ -369,6 +371,11 @@ tenant_grant_step(tenant *tenant, slab_pool *pool)
 			return grant_end(tenant);
 		case SLAB_READY:
 			break;
+	}
+	if (tenant->domain && !slab_register(pool, grant->filling, tenant->domain, &status))
+	{
+		grant_drop_slab(tenant, pool, status.message);
+		return grant_end(tenant);
 	}
 	if (!add_slab(tenant, grant->filling, &number))
 	{

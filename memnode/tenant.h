@@ -19,6 +19,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 #include "flushing.h"
+#include "lb_rdma.h"
 #include "lb_wire.h"
 #include "slab.h"
 #include "slot_table.h"
@@ -75,6 +76,10 @@ typedef struct tenant
 	uint32_t returned;     /* slabs given back that the log does not tell of yet */
 	grant grant;
 	flushing flushing;
+
+	/* See rdma_memory.h. */
+	lb_rdma_domain *domain; /* null: it has none */
+	uint32_t rdma_sessions; /* that have a queue pair in it, or an invitation to one */
 } tenant;
 
 typedef struct tenant_table

@@ -39,6 +39,11 @@ CREATE FUNCTION legobase_nodes(
     OUT read_p50_us double precision,
     OUT read_p99_us double precision,
     OUT pushes bigint,
+    OUT push_messages bigint,
+    OUT work_requests bigint,
+    OUT doorbells bigint,
+    OUT completions bigint,
+    OUT tcp_fallbacks bigint,
     OUT last_error text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'legobase_nodes'
@@ -132,6 +137,8 @@ LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 16384;
 
 CREATE FUNCTION legobase_latency(
     OUT tier text,
+    OUT node_id integer,
+    OUT transport text,
     OUT le_us double precision,
     OUT count bigint)
 RETURNS SETOF record

@@ -68,6 +68,9 @@ SELECT sum(i.reads) = max(s.remote_hits + s.comm_buffer_hits + s.storage_reads) 
   FROM legobase_stat_io i, legobase_summary s;
 SELECT i.tier FROM legobase_stat_io i
  WHERE i.reads <> (SELECT coalesce(sum(l.count), 0) FROM legobase_latency l WHERE l.tier = i.tier);
+SELECT sum(l.count) > 0 AS some, sum(l.count) <= max(s.remote_hits) AS not_more, bool_and(l.transport = n.transport) AS transport
+  FROM legobase_latency l JOIN legobase_nodes n USING (node_id), legobase_summary s WHERE l.tier = 'node';
+SELECT count(*) FROM legobase_latency WHERE (tier = 'node') = (node_id IS NULL) OR (node_id IS NULL) <> (transport IS NULL);
 SELECT sum(n.reads) = max(s.remote_hits) AS reads, bool_and(n.read_p50_us > 0 AND n.read_p50_us <= n.read_p99_us) AS percentiles
   FROM legobase_nodes n, legobase_summary s;
 

@@ -37,7 +37,7 @@ ALTER SYSTEM SET legobase.memory_nodes = 'tcp://localhost:65536';
 ALTER SYSTEM SET legobase.memory_nodes = 'tcp://*:9876';
 ALTER SYSTEM SET legobase.memory_nodes = 'tcp://[::1:9876';
 ALTER SYSTEM SET legobase.memory_nodes = 'shm://relative/path';
-ALTER SYSTEM SET legobase.memory_nodes = 'rdma://localhost:9876';
+ALTER SYSTEM SET legobase.memory_nodes = 'rdma://localhost';
 ALTER SYSTEM SET legobase.memory_nodes = 'tcp://a:1,tcp://a:1';
 ALTER SYSTEM SET legobase.memory_nodes = 'tcp://a:1,,tcp://b:1';
 

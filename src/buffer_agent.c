@@ -61,9 +61,10 @@ static uint64 next_tick;
 static void
 agent_exit(int code, Datum arg)
 {
-	CommBufferSetAgent(NULL);
 	for (int i = 0; i < link_count; i++)
 		NodeLinkShutdown(&links[i]);
+	/* Last: from here on the checkpointer may be the agent, and give comm buffers to other pages. */
+	CommBufferSetAgent(NULL);
 }
 
 static void
@@ -260,6 +261,23 @@ tell_checkpoints(uint64 now, long wait_ms)
 	return wait_ms;
 }
 
+/* Processes that read over tcp what should be read by rdma may not say so themselves. */
+static void
+report_fallbacks(void)
+{
+	char reason[NODE_ERROR_MAX];
+
+	for (int i = 0; i < link_count; i++)
+	{
+		if (NodeTableTakeFallback(i, reason))
+			ereport(LOG, (errmsg("legobase: memory node \"%s\" is read over TCP by some processes",
+								 NodeTableUri(i)),
+						  errdetail("No RDMA connection could be made: %s.", reason),
+						  errhint("legobase_nodes.tcp_fallbacks counts them. Each tries again "
+								  "after half a minute.")));
+	}
+}
+
 /* The time-driven part of the loop. Returns how long it may sleep. */
 static long
 tick(void)
@@ -274,6 +292,7 @@ tick(void)
 			NodeLinkForgive(&links[i], now - last_tick);
 	}
 	last_tick = now;
+	report_fallbacks();
 	for (int i = 0; i < link_count; i++)
 	{
 		/* At shutdown there is no use in a node that has nothing of ours. */
@@ -292,24 +311,45 @@ tick(void)
 	return busy ? BUSY_TICK_MS : TICK_MS;
 }
 
-/* May a server process wake us for each page it queues? Not while every node has as many messages as it may have. */
-static bool
-can_send(void)
+/*
+ * How many pages may server processes queue before they wake us? 0: as many as they like, while every node has as many messages as it may have.
+ * *timeout_ms: when that has to be asked again.
+ */
+static uint32
+pages_to_wake_at(long *timeout_ms)
 {
+	uint32 least = 0;
+
 	for (int i = 0; i < link_count; i++)
 	{
-		if (NodeLinkCanSend(&links[i]))
-			return true;
+		uint64 until;
+		uint32 pages = NodeLinkPagesAwaited(&links[i], &until);
+
+		if (until != 0)
+			*timeout_ms = Min(*timeout_ms, lb_ms_until(until));
+		if (pages > 0 && (least == 0 || pages < least))
+			least = pages;
 	}
-	return false;
+	return least;
+}
+
+static void
+add_sockets(WaitEventSet *set, NodeLink *link)
+{
+	LinkSocket sockets[LINK_SOCKETS_MAX];
+	int count = NodeLinkSockets(link, sockets);
+
+	for (int i = 0; i < count; i++)
+		AddWaitEventToSet(set, sockets[i].events, sockets[i].socket, NULL, link);
 }
 
 /* Sleep until there is something to do, and receive. */
 static void
 wait_for_work(long timeout_ms)
 {
-	WaitEventSet *set = CreateWaitEventSet(CurrentMemoryContext, MAX_NODES + 2);
-	WaitEvent events[MAX_NODES + 2];
+	WaitEventSet *set = CreateWaitEventSet(CurrentMemoryContext, LINK_SOCKETS_MAX * MAX_NODES + 2);
+	WaitEvent events[LINK_SOCKETS_MAX * MAX_NODES + 2];
+	uint32 wake_at = pages_to_wake_at(&timeout_ms);
 	int count;
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
@@ -317,18 +357,12 @@ wait_for_work(long timeout_ms)
 	if (IsBackgroundWorker)
 		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < link_count; i++)
-	{
-		uint32 wanted;
-		pgsocket socket = NodeLinkSocket(&links[i], &wanted);
+		add_sockets(set, &links[i]);
 
-		if (socket != PGINVALID_SOCKET)
-			AddWaitEventToSet(set, wanted, socket, NULL, &links[i]);
-	}
-
-	if (can_send() && CommBufferAgentSleeps(true))
+	if (wake_at > 0 && CommBufferAgentSleeps(wake_at))
 		timeout_ms = 0;
 	count = WaitEventSetWait(set, timeout_ms, events, lengthof(events), PG_WAIT_EXTENSION);
-	(void) CommBufferAgentSleeps(false);
+	(void) CommBufferAgentSleeps(0);
 	FreeWaitEventSet(set);
 
 	for (int i = 0; i < count; i++)

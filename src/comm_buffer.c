@@ -37,8 +37,9 @@ typedef struct CommBuffers
 	uint32 free_count;
 	uint32 queue_head;
 	uint32 queue_tail;
-	struct Latch *agent; /* null when no agent runs */
-	pg_atomic_uint32 agent_sleeps;
+	uint32 queue_count;
+	struct Latch *agent;            /* null when no agent runs */
+	pg_atomic_uint32 wake_agent_at; /* queued buffers; 0: it is awake */
 	CommBuffer buffers[FLEXIBLE_ARRAY_MEMBER];
 } CommBuffers;
 
@@ -106,8 +107,9 @@ CommBufferShmemInit(void)
 	shared->count = buffer_count();
 	SpinLockInit(&shared->lock);
 	shared->queue_head = shared->queue_tail = INVALID_COMM_BUFFER;
+	shared->queue_count = 0;
 	shared->agent = NULL;
-	pg_atomic_init_u32(&shared->agent_sleeps, 0);
+	pg_atomic_init_u32(&shared->wake_agent_at, 0);
 	for (uint32 i = 0; i < shared->count; i++)
 	{
 		CommBuffer *buffer = &shared->buffers[i];
@@ -136,9 +138,8 @@ CommBufferFree(void)
 int
 CommBufferRegion(lb_comm_region *description)
 {
-	description->count = shared->count;
-	description->stride = LB_PAGE_SIZE;
-	description->length = region_length;
+	*description =
+		(lb_comm_region){.count = shared->count, .stride = LB_PAGE_SIZE, .length = region_length};
 	return region_fd;
 }
 
@@ -195,6 +196,8 @@ void
 CommBufferQueue(uint32 number, uint32 entry)
 {
 	CommBuffer *buffer = &shared->buffers[number];
+	uint32 wake_at;
+	uint32 queued;
 
 	buffer->entry = entry;
 	buffer->next = INVALID_COMM_BUFFER;
@@ -204,11 +207,13 @@ CommBufferQueue(uint32 number, uint32 entry)
 	else
 		shared->buffers[shared->queue_tail].next = number;
 	shared->queue_tail = number;
+	queued = ++shared->queue_count;
 	SpinLockRelease(&shared->lock);
 
 	/* Pairs with the barrier in CommBufferAgentSleeps: either we see that it sleeps, or it sees our buffer. */
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&shared->agent_sleeps))
+	wake_at = pg_atomic_read_u32(&shared->wake_agent_at);
+	if (wake_at != 0 && queued >= wake_at)
 		CommBufferWakeAgent();
 }
 
@@ -228,6 +233,7 @@ CommBufferTakeQueued(uint32 max, uint32 *buffers, uint32 *for_entries)
 		buffer->sent = true;
 		count++;
 	}
+	shared->queue_count -= count;
 	SpinLockRelease(&shared->lock);
 	return count;
 }
@@ -285,11 +291,11 @@ CommBufferHasAgent(void)
 }
 
 bool
-CommBufferAgentSleeps(bool sleeps)
+CommBufferAgentSleeps(uint32 wake_at)
 {
-	pg_atomic_write_u32(&shared->agent_sleeps, sleeps ? 1 : 0);
+	pg_atomic_write_u32(&shared->wake_agent_at, wake_at);
 	pg_memory_barrier();
-	return shared->queue_head != INVALID_COMM_BUFFER;
+	return *(const volatile uint32 *) &shared->queue_count >= Max(wake_at, 1);
 }
 
 void

@@ -3,7 +3,7 @@
  *	  Comm buffers: copies of pages on their way to a memory node. (Communication buffer of the LegoBase paper.)
  *
  * The pages lie in a region of their own, an anonymous file that the postmaster makes and all its children share, so that
- * memory nodes on this host can pull from it (shm), and a network card can be given it later.
+ * memory nodes on this host can pull from it (shm), and the agent can have a network card read from it (rdma).
  *
  * States of a buffer, and who changes them:
  *
@@ -30,7 +30,10 @@ extern void CommBufferShmemInit(void);
 extern uint32 CommBufferCount(void);
 extern uint32 CommBufferFree(void);
 
-/* The region: what LB_COMM_BUFFERS tells the memory node, and its descriptor (valid in children of the postmaster). */
+/*
+ * The region: what LB_COMM_BUFFERS tells a memory node of this host, and its descriptor (valid in children of the postmaster). It begins at the
+ * page of buffer 0, page-aligned; all processes have it at the same place.
+ */
 extern int CommBufferRegion(lb_comm_region *region);
 
 /* Take a buffer to fill; INVALID_COMM_BUFFER if all are in use. Never waits. */
@@ -41,7 +44,7 @@ extern char *CommBufferPage(uint32 buffer);
 extern void CommBufferRetain(uint32 buffer);
 extern void CommBufferRelease(uint32 buffer);
 
-/* Hand a filled buffer to the agent: the page of this linked entry. Wakes the agent if it sleeps. */
+/* Hand a filled buffer to the agent: the page of this linked entry. Wakes the agent if it sleeps, and enough is queued for that. */
 extern void CommBufferQueue(uint32 buffer, uint32 entry);
 
 /* Agent: take up to max queued buffers, oldest first, and mark them as sent; entries[i] says for which entry. */
@@ -72,9 +75,10 @@ extern void CommBufferSetAgent(struct Latch *latch);
 extern bool CommBufferHasAgent(void);
 
 /*
- * Agent: tell that it is about to sleep, or awake. Returns true if there is something in the queue: then do not sleep.
+ * Agent: tell that it is about to sleep, and to be woken when at least so many buffers are queued; 0: it is awake. Returns true if so many
+ * are queued already: then do not sleep.
  */
-extern bool CommBufferAgentSleeps(bool sleeps);
+extern bool CommBufferAgentSleeps(uint32 wake_at);
 
 /* Wake the agent for another reason (a node has become suspect). */
 extern void CommBufferWakeAgent(void);

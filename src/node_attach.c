@@ -13,6 +13,7 @@
 
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 
 #include "comm_buffer.h"
 #include "embedded_node.h"
@@ -26,7 +27,6 @@
 
 #define RETRY_MS_MIN 100
 #define RETRY_MS_MAX 2000
-#define RETRY_MS_HELD 5000     /* another server holds the instance: a person has to decide */
 #define RETRY_MS_RESUMING 50   /* processes wait for this */
 #define EMBEDDED_START_MS 5000 /* an embedded node that has not come up by then is started again */
 #define RESOLVE_EVERY 16       /* failures until a host name is looked up again */
@@ -43,8 +43,8 @@ link_retry_later(NodeLink *link, int at_least_ms)
 }
 
 /* The node can't be attached to just now. */
-static void
-attempt_failed(NodeLink *link, const char *reason, int retry_at_least_ms)
+void
+attach_failed_retry(NodeLink *link, const char *reason, int retry_at_least_ms)
 {
 	NodeTableSetError(link->node, reason);
 	if (link->state == LINK_RESUMING)
@@ -67,7 +67,7 @@ attempt_failed(NodeLink *link, const char *reason, int retry_at_least_ms)
 void
 attach_failed(NodeLink *link, const char *reason)
 {
-	attempt_failed(link, reason, 0);
+	attach_failed_retry(link, reason, 0);
 }
 
 /* A host name is looked up rarely, because that may block; each time the next of its addresses is taken. */
@@ -127,6 +127,12 @@ start_attempt(NodeLink *link)
 	bool resuming = link->state == LINK_RESUMING;
 	lb_status status;
 
+	/* Looked at first: the node need not be bothered each time. */
+	if (link->uri.transport == LB_TRANSPORT_RDMA && !rdma_possible(&status))
+	{
+		rdma_attempt_failed(link, &status);
+		return;
+	}
 	if (resolve(link, &status))
 		link->connecting_fd = lb_net_connect_start(&link->address, &status);
 	link->deadline = lb_now_ns() + link_timeout_ns();
@@ -191,7 +197,7 @@ attach_greet(NodeLink *link)
 		attach_failed(link, status.message);
 }
 
-/* The node on this host pulls from our comm buffers: give it their memory. */
+/* A node that pulls from our comm buffers has to be given their memory, or to be told where it is. */
 static bool
 pass_comm_buffers(NodeLink *link, lb_status *status)
 {
@@ -199,6 +205,13 @@ pass_comm_buffers(NodeLink *link, lb_status *status)
 	uint8 body[LB_BODY_MAX];
 	int fd = CommBufferRegion(&region);
 
+	if (link->uri.transport == LB_TRANSPORT_TCP)
+		return true;
+	if (link->uri.transport == LB_TRANSPORT_RDMA)
+	{
+		rdma_describe_buffers(link, &region);
+		fd = -1;
+	}
 	return lb_stream_send(link->stream, LB_COMM_BUFFERS, ++link->sequence, body,
 						  lb_encode_comm_region(body, &region), NULL, 0, fd, status);
 }
@@ -282,11 +295,25 @@ attach_complete(NodeLink *link, const lb_welcome *welcome)
 	control_attached(link, resumed);
 }
 
+/* The node has accepted us, and the way that pages take is open. */
+void
+attach_accepted(NodeLink *link, const lb_welcome *welcome)
+{
+	lb_status status;
+
+	if (!pass_comm_buffers(link, &status) ||
+		(link->state == LINK_RESUMING && !attach_keep_slabs(link, &status)))
+		attach_failed(link, status.message);
+	else if (link->life_wanted && welcome->resumed)
+		reload_begin(link, welcome);
+	else
+		attach_complete(link, welcome);
+}
+
 static void
 welcomed(NodeLink *link, const lb_welcome *welcome)
 {
 	bool resuming = link->state == LINK_RESUMING;
-	lb_status status;
 
 	if (resuming && welcome->incarnation != link->incarnation)
 	{
@@ -300,20 +327,17 @@ welcomed(NodeLink *link, const lb_welcome *welcome)
 	}
 	if (is_used_twice(link, welcome))
 	{
-		attempt_failed(link, "it is one of the other memory nodes, under another address",
-					   RETRY_MS_HELD);
+		attach_failed_retry(link, "it is one of the other memory nodes, under another address",
+							RETRY_MS_HELD);
 		return;
 	}
 	link->token = welcome->token;
 	link->incarnation = welcome->incarnation;
 	link->capacity_pages = welcome->capacity_pages;
-	if ((link->uri.transport == LB_TRANSPORT_SHM && !pass_comm_buffers(link, &status)) ||
-		(resuming && !attach_keep_slabs(link, &status)))
-		attach_failed(link, status.message);
-	else if (link->life_wanted && welcome->resumed)
-		reload_begin(link, welcome);
+	if (link->uri.transport == LB_TRANSPORT_RDMA)
+		rdma_open(link, welcome);
 	else
-		attach_complete(link, welcome);
+		attach_accepted(link, welcome);
 }
 
 /* Rule R10: whoever has been replaced must not go on writing. */
@@ -375,7 +399,7 @@ refused(NodeLink *link, const lb_error *error)
 						 INSTANCE_FOLDER)));
 		link->complained = link->complained_of_holder = true;
 	}
-	attempt_failed(link, error->message, RETRY_MS_HELD);
+	attach_failed_retry(link, error->message, RETRY_MS_HELD);
 }
 
 void
@@ -384,9 +408,11 @@ attach_received(NodeLink *link, const lb_frame *frame)
 	lb_welcome welcome;
 	lb_error error;
 
-	if (frame->header.type == LB_WELCOME &&
-		lb_decode_welcome(frame->body, frame->header.body_length, &welcome) &&
-		welcome.version == LB_PROTOCOL_VERSION)
+	if (link->rdma_state != LINK_RDMA_NONE)
+		rdma_received(link, frame);
+	else if (frame->header.type == LB_WELCOME &&
+			 lb_decode_welcome(frame->body, frame->header.body_length, &welcome) &&
+			 welcome.version == LB_PROTOCOL_VERSION)
 		welcomed(link, &welcome);
 	else if (frame->header.type == LB_ERROR &&
 			 lb_decode_error(frame->body, frame->header.body_length, &error))
@@ -414,7 +440,7 @@ attach_tick(NodeLink *link, uint64 now)
 	/* The answer may be here, and we late. */
 	if (link->stream &&
 		(now > link->deadline || (link->state == LINK_RESUMING && now > link->resume_until)))
-		link_receive(link);
+		NodeLinkReady(link, WL_SOCKET_READABLE);
 	switch (link->state)
 	{
 		case LINK_WAITING:

@@ -19,6 +19,9 @@
 #define RETRY_MS_MIN 1000
 #define RETRY_MS_MAX 30000
 
+/* How long a node of transport rdma is read over tcp, before it is tried again whether a queue pair is to be had. */
+#define RDMA_RETRY_NS UINT64_C(30000000000)
+
 typedef struct NodeClient
 {
 	lb_data_plane *plane; /* null when not connected */
@@ -26,6 +29,9 @@ typedef struct NodeClient
 	uint32 connection;    /* counts this process's connections to the node */
 	uint64 not_before;    /* lb_now_ns: no attempt to connect to this session earlier */
 	uint32 retry_ms;      /* the last interval, 0 after a success */
+	bool rdma;            /* the node's transport: what follows is of use */
+	uint64 rdma_retry;    /* lb_now_ns: 0, or over tcp, until then at least */
+	lb_data_plane_counters counted; /* what of the connection is in the node's figures */
 } NodeClient;
 
 static NodeClient clients[MAX_NODES];
@@ -53,14 +59,52 @@ NodeClientDeadline(uint64 now)
 	return now + (uint64) node_timeout_ms * 1000000 / 4;
 }
 
+/* Add what a connection over rdma has done since the last time to the node's figures. */
 static void
-disconnect(NodeClient *client)
+count_work(int node, NodeClient *client)
 {
+	const lb_data_plane_counters *now = lb_data_plane_counted(client->plane);
+	lb_data_plane_counters *counted = &client->counted;
+
+	NodeTableCountWork(node, now->work_requests - counted->work_requests,
+					   now->doorbells - counted->doorbells,
+					   now->completions - counted->completions);
+	*counted = *now;
+}
+
+static void
+release_descriptors(int count)
+{
+	while (count-- > 0)
+		ReleaseExternalFD();
+}
+
+static bool
+reserve_descriptors(int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (AcquireExternalFD())
+			continue;
+		release_descriptors(i);
+		return false;
+	}
+	return true;
+}
+
+static void
+disconnect(int node, NodeClient *client)
+{
+	int descriptors;
+
 	if (client->plane == NULL)
 		return;
+	if (client->rdma)
+		count_work(node, client);
+	descriptors = client->plane->ops->descriptors;
 	lb_data_plane_close(client->plane);
 	client->plane = NULL;
-	ReleaseExternalFD();
+	release_descriptors(descriptors);
 }
 
 /* An attempt or a request failed, and the connection is gone. Who else should know? */
@@ -86,11 +130,33 @@ note_failure(int node, NodeClient *client, const lb_status *status, uint64 began
 	}
 }
 
+/* Connected to a node of transport rdma, or over tcp instead; then *reason says why. */
+static void
+begin_rdma(int node, NodeClient *client, int descriptors, const lb_status *reason)
+{
+	memset(&client->counted, 0, sizeof(client->counted));
+	client->rdma_retry = 0;
+	if (!lb_data_plane_fell_back(client->plane))
+		return;
+	release_descriptors(descriptors - client->plane->ops->descriptors);
+	client->rdma_retry = lb_now_ns() + RDMA_RETRY_NS;
+	NodeTableNoteFallback(node, reason->message);
+}
+
+/* Is it time to see whether there is a queue pair now? Not with batches under way, which would be lost. */
+static bool
+should_retry_rdma(const NodeClient *client)
+{
+	return client->rdma_retry != 0 && CritSectionCount == 0 && lb_data_plane_idle(client->plane) &&
+		   lb_now_ns() >= client->rdma_retry;
+}
+
 static bool
 connect_node(int node, NodeClient *client, uint64 deadline)
 {
 	NodeSession session;
 	lb_status status;
+	int descriptors;
 	uint64 began = lb_now_ns();
 
 	if (CritSectionCount > 0 || !NodeTableSession(node, &session))
@@ -98,16 +164,22 @@ connect_node(int node, NodeClient *client, uint64 deadline)
 	if (session.session == client->session && began < client->not_before && !patient)
 		return false;
 	client->session = session.session;
-	if (!AcquireExternalFD())
+	descriptors = lb_data_plane_ops_for(session.transport)->descriptors;
+	if (!reserve_descriptors(descriptors))
 		return false;
 	client->plane = lb_data_plane_connect(session.transport, &session.address, &session.hello,
 										  interrupt_pending, NULL, deadline, &status);
 	client->connection++;
-	if (client->plane)
-		return true;
-	ReleaseExternalFD();
-	note_failure(node, client, &status, began);
-	return false;
+	if (client->plane == NULL)
+	{
+		release_descriptors(descriptors);
+		note_failure(node, client, &status, began);
+		return false;
+	}
+	client->rdma = session.transport == LB_TRANSPORT_RDMA;
+	if (client->rdma)
+		begin_rdma(node, client, descriptors, &status);
+	return true;
 }
 
 /* The connection for the node's present session; null if there can be none now. */
@@ -121,31 +193,33 @@ client_for(int node, uint64 deadline)
 	NodeClientUnmapReturned();
 	if (NodeTableState(node) != NODE_UP || session == 0)
 		return NULL;
-	if (client->plane && client->session == session)
+	if (client->plane && client->session == session && !(client->rdma && should_retry_rdma(client)))
 		return client;
 	if (client->plane && CritSectionCount > 0)
 		return NULL;
-	disconnect(client);
+	disconnect(node, client);
 	return connect_node(node, client, deadline) ? client : NULL;
 }
 
 static bool
 failed(int node, NodeClient *client, const lb_status *status, uint64 began)
 {
-	disconnect(client);
+	disconnect(node, client);
 	note_failure(node, client, status, began);
 	return false;
 }
 
 /* The wait shows in pg_stat_activity as one of an extension. */
 static bool
-wait_for_ticket(NodeClient *client, uint64 ticket, uint64 deadline, lb_status *status)
+wait_for_ticket(int node, NodeClient *client, uint64 ticket, uint64 deadline, lb_status *status)
 {
 	bool complete;
 
 	pgstat_report_wait_start(PG_WAIT_EXTENSION);
 	complete = lb_data_plane_wait(client->plane, ticket, deadline, status);
 	pgstat_report_wait_end();
+	if (client->rdma)
+		count_work(node, client);
 	return complete;
 }
 
@@ -167,7 +241,7 @@ NodeClientRead(int node, const lb_slot_ref *slot, void *dest, uint64 deadline, u
 		return failed(node, client, &status, start);
 	}
 	ticket = lb_data_plane_submit(client->plane, &target, 1, deadline, &status);
-	if (ticket == 0 || !wait_for_ticket(client, ticket, deadline, &status))
+	if (ticket == 0 || !wait_for_ticket(node, client, ticket, deadline, &status))
 		return failed(node, client, &status, start);
 	client->retry_ms = 0;
 	*began_ns = start;
@@ -191,6 +265,8 @@ NodeClientSubmit(int node, const lb_read_target *targets, int count, uint32 *con
 		failed(node, client, &status, now);
 		return 0;
 	}
+	if (client->rdma)
+		count_work(node, client);
 	*connection = client->connection;
 	return ticket;
 }
@@ -204,7 +280,7 @@ NodeClientWait(int node, uint32 connection, uint64 ticket, uint64 deadline)
 
 	if (client->plane == NULL || client->connection != connection)
 		return false;
-	if (!wait_for_ticket(client, ticket, deadline, &status))
+	if (!wait_for_ticket(node, client, ticket, deadline, &status))
 		return failed(node, client, &status, start);
 	return true;
 }

@@ -5,6 +5,9 @@
  * Nothing here raises ERROR or serves interrupts, and nothing connects in a critical section: a process that would have to is
  * told that the node is not available. Waits end at the deadline (lb_now_ns), and at once when an interrupt is pending that
  * the caller's next ordinary check will serve: a barrier, for one, must not wait for a memory node.
+ *
+ * A node of transport rdma is read over tcp for a while where a queue pair is not to be had; NodeTableNoteFallback tells the agent,
+ * which says so in the log.
  */
 #ifndef LEGOBASE_NODE_CLIENT_H
 #define LEGOBASE_NODE_CLIENT_H

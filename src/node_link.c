@@ -206,20 +206,27 @@ NodeLinkReady(NodeLink *link, uint32 events)
 		connection_failed(link, status.message);
 	if ((events & WL_SOCKET_READABLE) && link->stream)
 		link_receive(link);
+	rdma_continue(link);
 }
 
-pgsocket
-NodeLinkSocket(const NodeLink *link, uint32 *events)
+/* While a queue pair is being connected its events are waited for, and the end of the stream as ever. */
+int
+NodeLinkSockets(const NodeLink *link, LinkSocket sockets[LINK_SOCKETS_MAX])
 {
+	int count = 0;
+
 	if (link->connecting_fd >= 0)
-	{
-		*events = WL_SOCKET_WRITEABLE;
-		return link->connecting_fd;
-	}
-	if (link->stream == NULL)
-		return PGINVALID_SOCKET;
-	*events = WL_SOCKET_READABLE | (lb_stream_wants_write(link->stream) ? WL_SOCKET_WRITEABLE : 0);
-	return lb_stream_fd(link->stream);
+		sockets[count++] =
+			(LinkSocket){.socket = link->connecting_fd, .events = WL_SOCKET_WRITEABLE};
+	if (link->stream)
+		sockets[count++] =
+			(LinkSocket){.socket = lb_stream_fd(link->stream),
+						 .events = WL_SOCKET_READABLE |
+								   (lb_stream_wants_write(link->stream) ? WL_SOCKET_WRITEABLE : 0)};
+	if (link->rdma_state == LINK_RDMA_JOINING)
+		sockets[count++] =
+			(LinkSocket){.socket = lb_rdma_event_fd(link->rdma), .events = WL_SOCKET_READABLE};
+	return count;
 }
 
 /* ---- requests and time limits ---- */
@@ -292,6 +299,7 @@ check_answers(NodeLink *link, uint64 now)
 	/* The answer may be here, and we late. */
 	if (overdue(link, now))
 		link_receive(link);
+	rdma_check(link);
 	if (!link_connected(link))
 		return;
 	if (overdue(link, now))

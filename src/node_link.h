@@ -6,7 +6,7 @@
  * States of a link:
  *
  *	  waiting	   not connected; an attempt is made when its time has come
- *	  connecting   connect() is under way, or the answer to HELLO is awaited
+ *	  connecting   connect() is under way, or the answer to HELLO is awaited; over rdma, the queue pair after that (node_rdma.c)
  *	  reloading	   the node has kept the pages of the server's former life: it proves its storage again, and lists them; they are put into
  *				   the page directory as they come. The node is "down" for everybody else, and the gate is closed (pool_gate.h)
  *	  reloaded	   all is listed; pool_reload.c checks it, and attaches all links when all are settled
@@ -40,7 +40,7 @@
  *
  * node_link.c has the frames and time limits of a link, node_attach.c attaching and resuming, node_loss.c being lost,
  * node_push.c pushing, node_flush.c proving storage, flushing and fencing, node_reload.c what the node lists, node_control.c naming
- * checkpoints.
+ * checkpoints, node_rdma.c the queue pair.
  *
  * All functions run in the agent's process and never block, but for the resolver of nodes that are named by host name. They
  * raise no ERROR; they PANIC when another server has taken the instance over (rule R10), and when a node is lost that had the
@@ -51,10 +51,12 @@
 
 #include "instance.h"
 #include "lb_net.h"
+#include "lb_rdma.h"
 #include "lb_stream.h"
 #include "page_fence.h"
 
 #define PUSHES_OUTSTANDING 2 /* PUSH messages that may wait for their answers on one link */
+#define LINK_SOCKETS_MAX 2
 #define LINK_REASON_MAX 256
 
 typedef enum LinkState
@@ -68,6 +70,22 @@ typedef enum LinkState
 	LINK_FENCING,
 	LINK_DRAINING
 } LinkState;
+
+/* Of an rdma link's connection: see node_rdma.c. */
+typedef enum LinkRdma
+{
+	LINK_RDMA_NONE,
+	LINK_RDMA_OPENING,
+	LINK_RDMA_JOINING,
+	LINK_RDMA_JOINED
+} LinkRdma;
+
+/* A socket to wait for, and the WaitEventSet events that matter. */
+typedef struct LinkSocket
+{
+	pgsocket socket;
+	uint32 events;
+} LinkSocket;
 
 /* A page on its way to the node: in whose comm buffer, for which entry. */
 typedef struct Push
@@ -141,6 +159,10 @@ typedef struct NodeLink
 
 	int connecting_fd; /* while connect() is under way, else -1 */
 	lb_stream *stream; /* from then on */
+	LinkRdma rdma_state;
+	lb_rdma_connection *rdma; /* joining, joined */
+	uint64 rdma_sequence;     /* of the RDMA_OPEN, opening */
+	lb_welcome welcome;       /* opening, joining: what the node has said */
 	lb_address address;
 	int process;        /* the node's, if it is on this host and known, or 0 */
 	uint64 epoch;       /* of this attachment */
@@ -166,6 +188,7 @@ typedef struct NodeLink
 	int sent_count;
 	Push *queue; /* for this node, not sent yet: room for all comm buffers */
 	uint32 queued_count;
+	uint64 pushed_at;     /* when the last PUSH was sent */
 	uint64 pushes_queued; /* of all time */
 	uint64 pushes_ended;
 
@@ -225,10 +248,10 @@ extern void NodeLinkTick(NodeLink *link, uint64 now);
 /* The agent itself stood still for so long (stopped, or the machine was): that must not count against the nodes. */
 extern void NodeLinkForgive(NodeLink *link, uint64 standstill_ns);
 
-/* The socket to wait for and the WaitEventSet events that matter; PGINVALID_SOCKET if there is none. */
-extern pgsocket NodeLinkSocket(const NodeLink *link, uint32 *events);
+/* What to wait for: returns how many sockets. */
+extern int NodeLinkSockets(const NodeLink *link, LinkSocket sockets[LINK_SOCKETS_MAX]);
 
-/* The socket has these events. */
+/* One of the sockets has these events. */
 extern void NodeLinkReady(NodeLink *link, uint32 events);
 
 /* A page is to be pushed to this node; it is ended as failed if the node is lost. */
@@ -237,11 +260,14 @@ extern void NodeLinkQueuePush(NodeLink *link, uint32 buffer, uint32 entry);
 /* A successor: the same for a page that its predecessor had taken from the queue, and perhaps sent. */
 extern void NodeLinkRecoverPush(NodeLink *link, uint32 buffer, uint32 entry);
 
-/* Send what is queued, as far as outstanding answers allow. */
+/* Send what is queued, as far as outstanding answers, and waiting for more to send along, allow. */
 extern void NodeLinkSendPushes(NodeLink *link);
 
-/* Would a further page be sent at once? */
-extern bool NodeLinkCanSend(const NodeLink *link);
+/*
+ * How many further pages have to be queued for a message to be sent at once? 0: none is sent before something has come from the node.
+ * *until: when the answer will be another, or what is queued will be sent, with nothing else happening; 0: never.
+ */
+extern uint32 NodeLinkPagesAwaited(const NodeLink *link, uint64 *until);
 
 /* Attached, and nothing waits to be sent: the time for what is not urgent. */
 extern bool NodeLinkIdle(const NodeLink *link);

@@ -11,6 +11,8 @@
 
 #define MS_NS UINT64_C(1000000)
 
+#define RETRY_MS_HELD 5000 /* a person has to see to it: another server holds the instance, say */
+
 /* Without a connection, frames that wait to be sent are at most these. */
 #define LINK_OUTPUT_LIMIT \
 	(PUSHES_OUTSTANDING * (LB_BULK_MAX + LB_BODY_MAX + LB_HEADER_SIZE) + 65536)
@@ -39,7 +41,9 @@ extern void attach_greet(NodeLink *link);
 extern void attach_received(NodeLink *link, const lb_frame *frame);
 extern void attach_failed(NodeLink *link, const char *reason);
 extern bool attach_keep_slabs(NodeLink *link, lb_status *status);
+extern void attach_accepted(NodeLink *link, const lb_welcome *welcome);
 extern void attach_complete(NodeLink *link, const lb_welcome *welcome);
+extern void attach_failed_retry(NodeLink *link, const char *reason, int retry_at_least_ms);
 extern void link_retry_later(NodeLink *link, int at_least_ms);
 extern void link_panic_replaced(const NodeLink *link, const lb_error *error)
 	pg_attribute_noreturn();
@@ -71,6 +75,16 @@ extern void reload_begin(NodeLink *link, const lb_welcome *welcome);
 extern void reload_tick(NodeLink *link, uint64 now);
 extern bool reload_received(NodeLink *link, const lb_frame *frame);
 extern void reload_failed(NodeLink *link, const char *reason);
+
+/* node_rdma.c. rdma_continue and rdma_check may end the connection, and deal with that. */
+extern bool rdma_possible(lb_status *status); /* as far as this host goes */
+extern void rdma_attempt_failed(NodeLink *link, const lb_status *status);
+extern void rdma_open(NodeLink *link, const lb_welcome *welcome);
+extern void rdma_received(NodeLink *link, const lb_frame *frame); /* while opening and joining */
+extern void rdma_continue(NodeLink *link);                        /* if it is joining */
+extern void rdma_check(NodeLink *link);                           /* if it has joined */
+extern void rdma_close(NodeLink *link);
+extern void rdma_describe_buffers(const NodeLink *link, lb_comm_region *region);
 
 /* node_control.c */
 extern void control_attached(NodeLink *link, bool resumed);

@@ -34,6 +34,7 @@
 /* A node that sends an ERROR so often, each time within node_timeout of being resumed, will do so the next time. */
 #define COMPLAINTS_MAX 10
 
+/* No push is ended before: when this returns, the node can't read from comm buffers any more (docs/locking.md, section 8). */
 void
 link_close(NodeLink *link)
 {
@@ -43,6 +44,7 @@ link_close(NodeLink *link)
 	if (link->stream)
 		lb_stream_close(link->stream);
 	link->stream = NULL;
+	rdma_close(link);
 	link->ping_sequence = 0;
 	link->slab_request_at = 0;
 	link->refused_slabs_until = 0;

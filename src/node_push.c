@@ -19,6 +19,10 @@
 
 #define REFUSALS_MAX 3 /* of a dirty page */
 
+/* Over rdma a message is worth its while with so many pages, or when none was sent for so long. */
+#define BATCH_PAGES 8
+#define BATCH_NS MS_NS
+
 static void
 end_push(const Push *push, bool published)
 {
@@ -107,11 +111,38 @@ NodeLinkIdle(const NodeLink *link)
 }
 
 /* A node that may have dirty pages gets nothing more over a new connection before it has proved its storage again. */
-bool
-NodeLinkCanSend(const NodeLink *link)
+static bool
+can_send(const NodeLink *link)
 {
 	return link->state == LINK_ATTACHED && link->sent_count < PUSHES_OUTSTANDING &&
 		   (link->proven || !link->may_write);
+}
+
+/*
+ * How many pages does a message need just now? Over rdma a message costs the node more than the pages in it, so some are waited for, but not
+ * for long, and not while server processes may soon wait for comm buffers.
+ */
+static uint32
+batch_needed(const NodeLink *link)
+{
+	if (link->uri.transport != LB_TRANSPORT_RDMA || lb_now_ns() >= link->pushed_at + BATCH_NS ||
+		CommBufferFree() < CommBufferCount() / 2)
+		return 1;
+	return BATCH_PAGES;
+}
+
+uint32
+NodeLinkPagesAwaited(const NodeLink *link, uint64 *until)
+{
+	uint32 needed;
+
+	*until = 0;
+	if (!can_send(link))
+		return 0;
+	needed = batch_needed(link);
+	if (needed > 1 || link->queued_count > 0)
+		*until = link->pushed_at + BATCH_NS;
+	return needed > link->queued_count ? needed - link->queued_count : 1;
 }
 
 /* Move up to a batch from the queue into *sent. Pages that were replaced or fenced since they were queued are ended. */
@@ -171,7 +202,7 @@ NodeLinkSendPushes(NodeLink *link)
 	struct iovec pages[LB_BATCH_MAX];
 	lb_status status;
 
-	while (link->queued_count > 0 && NodeLinkCanSend(link))
+	while (can_send(link) && link->queued_count >= batch_needed(link))
 	{
 		SentPush *sent = &link->sent[link->sent_count];
 		bool inline_pages = link->uri.transport == LB_TRANSPORT_TCP;
@@ -181,7 +212,7 @@ NodeLinkSendPushes(NodeLink *link)
 			continue;
 		describe_batch(sent, &batch, pages);
 		sent->sequence = ++link->sequence;
-		sent->sent_at = lb_now_ns();
+		sent->sent_at = link->pushed_at = lb_now_ns();
 		link->sent_count++; /* from here on these pushes are the link's to end, or to send again */
 		(void) LB_FAULT("agent.push");
 		if (!lb_stream_send(link->stream, LB_PUSH, sent->sequence, body,
@@ -191,6 +222,7 @@ NodeLinkSendPushes(NodeLink *link)
 			link_broken(link, status.message);
 			return;
 		}
+		NodeTableCountPushMessages(link->node, 1);
 	}
 }
 

@@ -28,6 +28,9 @@
 typedef struct NodeStripe
 {
 	pg_atomic_uint64 reads;
+	pg_atomic_uint64 work_requests;
+	pg_atomic_uint64 doorbells;
+	pg_atomic_uint64 completions;
 	pg_atomic_uint64 latency[LB_HISTOGRAM_BUCKETS];
 } NodeStripe;
 
@@ -46,12 +49,16 @@ typedef struct NodeEntry
 	uint64 capacity_pages;
 	int process;
 	char last_error[NODE_ERROR_MAX];
+	char fallback[NODE_ERROR_MAX]; /* the reason of the session's first fallback; empty: none yet */
+	bool fallback_taken;           /* by the agent */
 
 	/* Written by reads. */
 	char pad[PG_CACHE_LINE_SIZE];
 	pg_atomic_uint32 read_cost;
 	pg_atomic_uint64 last_probe_ns;
 	pg_atomic_uint64 pushes;
+	pg_atomic_uint64 push_messages;
+	pg_atomic_uint64 tcp_fallbacks;
 } NodeEntry;
 
 #define NODE_OFFSET_OF_STRIPES TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(NodeEntry))
@@ -90,6 +97,12 @@ stripe_at(NodeEntry *entry, int stripe)
 	return (NodeStripe *) ((char *) entry + NODE_OFFSET_OF_STRIPES + stripe * STRIPE_SIZE);
 }
 
+static inline NodeStripe *
+my_stripe(NodeEntry *entry)
+{
+	return stripe_at(entry, MyProc == NULL ? 0 : MyProc->pgprocno % STRIPES);
+}
+
 static int
 configured_nodes(const lb_uri **uris)
 {
@@ -119,11 +132,16 @@ init_node(NodeEntry *entry)
 	pg_atomic_init_u32(&entry->read_cost, 0);
 	pg_atomic_init_u64(&entry->last_probe_ns, 0);
 	pg_atomic_init_u64(&entry->pushes, 0);
+	pg_atomic_init_u64(&entry->push_messages, 0);
+	pg_atomic_init_u64(&entry->tcp_fallbacks, 0);
 	for (int i = 0; i < STRIPES; i++)
 	{
 		NodeStripe *stripe = stripe_at(entry, i);
 
 		pg_atomic_init_u64(&stripe->reads, 0);
+		pg_atomic_init_u64(&stripe->work_requests, 0);
+		pg_atomic_init_u64(&stripe->doorbells, 0);
+		pg_atomic_init_u64(&stripe->completions, 0);
 		for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
 			pg_atomic_init_u64(&stripe->latency[bucket], 0);
 	}
@@ -214,6 +232,8 @@ NodeTableSetUp(int node, const lb_address *address, const lb_hello *backend_hell
 	entry->incarnation = welcome->incarnation;
 	entry->capacity_pages = welcome->capacity_pages;
 	entry->process = process;
+	entry->fallback[0] = '\0';
+	entry->fallback_taken = false;
 	pg_atomic_write_u32(&entry->session, session);
 	pg_atomic_write_u32(&entry->state, NODE_UP);
 	SpinLockRelease(&entry->lock);
@@ -321,7 +341,7 @@ void
 NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns)
 {
 	NodeEntry *entry = node_at(node);
-	NodeStripe *stripe = stripe_at(entry, MyProc == NULL ? 0 : MyProc->pgprocno % STRIPES);
+	NodeStripe *stripe = my_stripe(entry);
 
 	pg_atomic_fetch_add_u64(&stripe->reads, pages);
 	if (elapsed_ns == 0)
@@ -344,6 +364,56 @@ NodeTableCountPushes(int node, uint32 pages)
 }
 
 void
+NodeTableCountPushMessages(int node, uint32 messages)
+{
+	pg_atomic_fetch_add_u64(&node_at(node)->push_messages, messages);
+}
+
+void
+NodeTableCountWork(int node, uint64 work_requests, uint64 doorbells, uint64 completions)
+{
+	NodeStripe *stripe = my_stripe(node_at(node));
+
+	if (work_requests > 0)
+		pg_atomic_fetch_add_u64(&stripe->work_requests, work_requests);
+	if (doorbells > 0)
+		pg_atomic_fetch_add_u64(&stripe->doorbells, doorbells);
+	if (completions > 0)
+		pg_atomic_fetch_add_u64(&stripe->completions, completions);
+}
+
+void
+NodeTableNoteFallback(int node, const char *reason)
+{
+	NodeEntry *entry = node_at(node);
+	char text[NODE_ERROR_MAX];
+
+	pg_atomic_fetch_add_u64(&entry->tcp_fallbacks, 1);
+	strlcpy(text, reason, sizeof(text));
+	SpinLockAcquire(&entry->lock);
+	if (entry->fallback[0] == '\0')
+		memcpy(entry->fallback, text, sizeof(text));
+	SpinLockRelease(&entry->lock);
+}
+
+bool
+NodeTableTakeFallback(int node, char *reason)
+{
+	NodeEntry *entry = node_at(node);
+	bool news;
+
+	SpinLockAcquire(&entry->lock);
+	news = entry->fallback[0] != '\0' && !entry->fallback_taken;
+	if (news)
+	{
+		memcpy(reason, entry->fallback, sizeof(entry->fallback));
+		entry->fallback_taken = true;
+	}
+	SpinLockRelease(&entry->lock);
+	return news;
+}
+
+void
 NodeTableResetStats(void)
 {
 	for (int node = 0; node < node_count; node++)
@@ -351,11 +421,16 @@ NodeTableResetStats(void)
 		NodeEntry *entry = node_at(node);
 
 		pg_atomic_write_u64(&entry->pushes, 0);
+		pg_atomic_write_u64(&entry->push_messages, 0);
+		pg_atomic_write_u64(&entry->tcp_fallbacks, 0);
 		for (int i = 0; i < STRIPES; i++)
 		{
 			NodeStripe *stripe = stripe_at(entry, i);
 
 			pg_atomic_write_u64(&stripe->reads, 0);
+			pg_atomic_write_u64(&stripe->work_requests, 0);
+			pg_atomic_write_u64(&stripe->doorbells, 0);
+			pg_atomic_write_u64(&stripe->completions, 0);
 			for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
 				pg_atomic_write_u64(&stripe->latency[bucket], 0);
 		}
@@ -379,11 +454,16 @@ NodeTableGetRow(int node, NodeRow *row)
 	SpinLockRelease(&entry->lock);
 
 	row->pushes = pg_atomic_read_u64(&entry->pushes);
+	row->push_messages = pg_atomic_read_u64(&entry->push_messages);
+	row->tcp_fallbacks = pg_atomic_read_u64(&entry->tcp_fallbacks);
 	for (int i = 0; i < STRIPES; i++)
 	{
 		NodeStripe *stripe = stripe_at(entry, i);
 
 		row->reads += pg_atomic_read_u64(&stripe->reads);
+		row->work_requests += pg_atomic_read_u64(&stripe->work_requests);
+		row->doorbells += pg_atomic_read_u64(&stripe->doorbells);
+		row->completions += pg_atomic_read_u64(&stripe->completions);
 		for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
 			row->latency[bucket] += pg_atomic_read_u64(&stripe->latency[bucket]);
 	}

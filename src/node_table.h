@@ -64,6 +64,11 @@ typedef struct NodeRow
 	uint64 capacity_pages;
 	uint64 reads;
 	uint64 pushes;
+	uint64 push_messages;
+	uint64 work_requests; /* rdma: of this server's reads, as are the next two */
+	uint64 doorbells;
+	uint64 completions;
+	uint64 tcp_fallbacks;
 	uint64 latency[LB_HISTOGRAM_BUCKETS];
 	char last_error[NODE_ERROR_MAX];
 } NodeRow;
@@ -106,6 +111,18 @@ extern bool NodeTableSuspect(int node, uint32 session);
 /* Statistics. elapsed_ns is for all the pages together; 0 if it says nothing about the node (they were read ahead). */
 extern void NodeTableCountReads(int node, uint32 pages, uint64 elapsed_ns);
 extern void NodeTableCountPushes(int node, uint32 pages);
+extern void NodeTableCountPushMessages(int node, uint32 messages);
+
+/* rdma: work requests posted, doorbells rung and completions taken by this process for its reads. */
+extern void NodeTableCountWork(int node, uint64 work_requests, uint64 doorbells,
+							   uint64 completions);
+
+/* rdma: this process reads the node over tcp for a while, because it got no queue pair. Raises nothing. */
+extern void NodeTableNoteFallback(int node, const char *reason);
+
+/* Agent: is there a fallback to be told of, the first one of the session? reason: NODE_ERROR_MAX bytes. */
+extern bool NodeTableTakeFallback(int node, char *reason);
+
 extern void NodeTableResetStats(void);
 extern void NodeTableGetRow(int node, NodeRow *row);
 

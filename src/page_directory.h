@@ -153,10 +153,9 @@ extern int PageDirectoryDirtyNode(const lb_page_tag *tag);
 /* Agent: this version of the page is durable in its file. See docs/write_back.md, section 5, for what a newer one gains. */
 extern void PageDirectoryClean(const lb_page_tag *tag, uint64 version);
 
-/* Dirty pages: all, those of a node, those whose slots are in entries [from, to). Momentary figures; the last one counts. */
+/* Dirty pages: all, those of a node. Momentary figures. */
 extern uint32 PageDirectoryDirty(void);
 extern uint32 PageDirectoryDirtyOfNode(int node);
-extern uint32 PageDirectoryDirtyInRange(uint32 from, uint32 to);
 
 /* False: surely no page of this relation (any fork) is dirty. */
 extern bool PageDirectoryMayHoldDirty(const lb_page_tag *tag);

@@ -240,16 +240,6 @@ PageDirectoryFlip(void)
 	pg_memory_barrier();
 }
 
-uint32
-PageDirectoryDirtyInRange(uint32 from, uint32 to)
-{
-	uint32 count = 0;
-
-	for (uint32 i = from; i < to; i++)
-		count += (pg_atomic_read_u32(&page_entries[i].state) & DIRTY) ? 1 : 0;
-	return count;
-}
-
 bool
 PageDirectoryIsLinked(uint32 entry)
 {

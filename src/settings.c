@@ -16,6 +16,7 @@
 #include "legobase.h"
 #include "lb_fault.h"
 #include "lb_page.h"
+#include "lb_rdma.h"
 #include "lb_wire.h"
 #include "page_directory.h"
 #include "settings.h"
@@ -25,6 +26,10 @@
 #define DEFAULT_EXTERNAL_POOL_MB 1024
 #define MAX_POOL_MB (16 * 1024 * 1024) /* 2^31 pages: page numbers have 32 bits */
 #define SLABS_WANTED 1024              /* no more slabs than this, as long as their size may grow */
+
+/* The same where a node is reached by RDMA: each slab is a region that the node's card has to know by heart. */
+#define RDMA_SLABS_WANTED 64
+#define RDMA_SLAB_PAGES_MAX (256 * PAGES_PER_MB)
 
 char *memory_nodes_setting;
 int embedded_memory_mb;
@@ -87,9 +92,21 @@ max_pool_mb(void)
 	return settings_embedded() ? embedded_memory_mb : DEFAULT_EXTERNAL_POOL_MB;
 }
 
+static bool
+any_rdma_node(void)
+{
+	for (int i = 0; i < node_count; i++)
+	{
+		if (node_uris[i].transport == LB_TRANSPORT_RDMA)
+			return true;
+	}
+	return false;
+}
+
 /*
  * 8 MB, as long as that makes no more than SLABS_WANTED slabs; then larger. Small slabs let a small pool be resized in
  * small steps; few slabs keep the number of mappings and descriptors low. Pools under 8 MB have one of 2 or 4 MB.
+ * With RDMA slabs are larger sooner.
  */
 uint32
 settings_slab_pages(void)
@@ -99,6 +116,11 @@ settings_slab_pages(void)
 
 	while (slab > LB_SLAB_PAGES_MIN && slab > pages)
 		slab /= 2;
+	if (any_rdma_node())
+	{
+		while (slab < RDMA_SLAB_PAGES_MAX && pages / slab > RDMA_SLABS_WANTED)
+			slab *= 2;
+	}
 	while (slab < LB_SLAB_PAGES_MAX && pages / slab > SLABS_WANTED)
 		slab *= 2;
 	return slab;
@@ -149,15 +171,16 @@ parse_node_list(const char *value, lb_uri *uris)
 		if (!lb_uri_parse(lfirst(cell), false, &uris[count], &status))
 		{
 			GUC_check_errdetail("%s.", status.message);
-			GUC_check_errhint("Memory nodes are written as tcp://host:port or "
+			GUC_check_errhint("Memory nodes are written as tcp://host:port, rdma://host:port or "
 							  "shm:///path/of/socket, separated by commas, or \"embedded\".");
 			return -1;
 		}
-		if (uris[count].transport == LB_TRANSPORT_RDMA)
+		if (uris[count].transport == LB_TRANSPORT_RDMA && !lb_rdma_available())
 		{
 			GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
-			GUC_check_errdetail("This build of legobase has no RDMA data plane: \"%s\".",
-								uris[count].text);
+			GUC_check_errdetail("This build of legobase has no RDMA data plane: libibverbs and "
+								"librdmacm were not found when it was built.");
+			GUC_check_errhint("Use \"tcp%s\".", strchr(uris[count].text, ':'));
 			return -1;
 		}
 		for (int i = 0; i < count; i++)
@@ -304,8 +327,9 @@ define_server_settings(void)
 {
 	DefineCustomStringVariable("legobase.memory_nodes",
 							   "Memory nodes that hold the remote buffer pool.",
-							   "A comma-separated list of tcp://host:port and shm:///path, or "
-							   "\"embedded\": the server starts one of its own on this host.",
+							   "A comma-separated list of tcp://host:port, rdma://host:port and "
+							   "shm:///path, or \"embedded\": the server starts one of its own on "
+							   "this host.",
 							   &memory_nodes_setting, "embedded", PGC_POSTMASTER, 0,
 							   check_memory_nodes, assign_memory_nodes, NULL);
 	DefineCustomIntVariable("legobase.embedded_memory", "Memory of the embedded memory node.", NULL,

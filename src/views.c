@@ -325,6 +325,11 @@ legobase_nodes(PG_FUNCTION_ARGS)
 		add_percentile(&row, figures->latency, 50);
 		add_percentile(&row, figures->latency, 99);
 		add_count(&row, figures->pushes);
+		add_count(&row, figures->push_messages);
+		add_count(&row, figures->work_requests);
+		add_count(&row, figures->doorbells);
+		add_count(&row, figures->completions);
+		add_count(&row, figures->tcp_fallbacks);
 		add_error(&row, figures->last_error[0] ? figures->last_error : progress->state.error);
 		put_row(result, &row);
 	}
@@ -590,29 +595,57 @@ legobase_pages(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* The buckets that are not empty. node: -1 if the histogram is that of a tier. */
+static void
+put_histogram(ReturnSetInfo *result, const char *tier, int node, const uint64 *counts)
+{
+	Row row = {.columns = 0};
+
+	for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
+	{
+		uint64 upper = lb_histogram_upper_ns(bucket);
+
+		if (counts[bucket] == 0)
+			continue;
+		add_text(&row, tier);
+		if (node >= 0)
+		{
+			add_value(&row, Int32GetDatum(node));
+			add_text(&row, lb_transport_name(NodeTableTransport(node)));
+		}
+		else
+		{
+			add_null(&row);
+			add_null(&row);
+		}
+		add_value(&row,
+				  Float8GetDatum(upper == UINT64_MAX ? INFINITY : (double) upper / NS_PER_US));
+		add_count(&row, counts[bucket]);
+		put_row(result, &row);
+	}
+}
+
+/*
+ * By tier, and of tier "remote" once more by node, without what was read ahead: how long the page was on its way when somebody
+ * waited for it from the start.
+ */
 Datum
 legobase_latency(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = begin_rows(fcinfo);
-	Row row = {.columns = 0};
+	NodeRow *figures = palloc(sizeof(NodeRow));
 
 	for (int tier = 0; tier < TIERS; tier++)
 	{
 		uint64 counts[LB_HISTOGRAM_BUCKETS];
 
 		StatsGetHistogram(tier, counts);
-		for (int bucket = 0; bucket < LB_HISTOGRAM_BUCKETS; bucket++)
-		{
-			uint64 upper = lb_histogram_upper_ns(bucket);
-
-			if (counts[bucket] == 0)
-				continue;
-			add_text(&row, tier_names[tier]);
-			add_value(&row,
-					  Float8GetDatum(upper == UINT64_MAX ? INFINITY : (double) upper / NS_PER_US));
-			add_count(&row, counts[bucket]);
-			put_row(result, &row);
-		}
+		put_histogram(result, tier_names[tier], -1, counts);
+	}
+	for (int node = 0; node < NodeTableCount(); node++)
+	{
+		NodeTableGetRow(node, figures);
+		put_histogram(result, "node", node, figures->latency);
 	}
 	return (Datum) 0;
 }

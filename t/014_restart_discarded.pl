@@ -13,7 +13,6 @@ use LegoBase::Restart;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 my (@memnodes, $node, $link);
 
@@ -64,7 +63,7 @@ sub prepare
 
 	make_remote($node);
 	change_words($node, $word);
-	usleep(500_000);
+	wait_until_remote($node);
 	return;
 }
 
@@ -138,7 +137,7 @@ sub backup_label
 	$node->backup('labelled', backup_options => [ '-X', 'fetch', '--checkpoint', 'fast' ]);
 	$backup = $node->backup_dir . '/labelled';
 	change_words($node, 'after the backup');
-	usleep(500_000);
+	wait_until_remote($node);
 	kill_server_of($node);
 	# the folder of the instance stays, so that the nodes recognise it
 	rename($node->data_dir . '/pgsql_tmp_legobase', "$backup/pgsql_tmp_legobase") or die "rename: $!";
@@ -173,7 +172,7 @@ sub older_copy
 		$since->();
 		sql(q{INSERT INTO t SELECT i, 'gone' FROM generate_series(5001, 6000) i});
 		fill_buffers($node);
-		usleep(500_000);
+		wait_until_remote($node);
 		kill_server_of($node);
 		remove_tree($data);
 		rename($copy, $data) or die "rename: $!";
@@ -204,7 +203,7 @@ sub snapshot_of_a_running_server
 	change_words($node, 'gone');
 	sql(q{INSERT INTO t SELECT i, 'gone' FROM generate_series(5001, 6000) i});
 	fill_buffers($node);
-	usleep(500_000);
+	wait_until_remote($node);
 	kill_server_of($node);
 	remove_tree($data);
 	rename($copy, $data) or die "rename: $!";

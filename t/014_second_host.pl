@@ -17,7 +17,6 @@ use LegoBase::Workload;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 my ($first, $second, $workload, @memnodes);
 
@@ -66,7 +65,7 @@ foreach my $transport ('shm', 'tcp')
 	change_words($first, 'dead');
 	$clients->start;
 	$clients->wait_until_busy;
-	usleep(500_000);
+	wait_until_remote($first);
 	kill_server_of($first);
 	$clients->stop;
 	ok(start_elsewhere($second), "$what: the second starts, without taking over") or diag(log_tail($second, 0));
@@ -94,7 +93,7 @@ foreach my $transport ('shm', 'tcp')
 	change_words($first, 'hangs');
 	cmp_ok(dirty_pages_of($first, 'postgres', 't'), '>', 50, "$what: pages that no file has");
 	$first->safe_psql('postgres', 'SELECT pg_switch_wal()');
-	usleep(500_000);
+	wait_until_remote($first);
 	@processes = processes_of($first);
 	kill 'STOP', @processes;
 	ok(wait_for('all are stopped', 10, sub { @processes == stopped_processes($first) }), "$what: nothing of it runs");
@@ -149,7 +148,7 @@ foreach my $transport ('shm', 'tcp')
 
 	set_up('refused', 'tcp');
 	change_words($first, 'refused');
-	usleep(500_000);
+	wait_until_remote($first);
 	@processes = processes_of($first);
 	kill 'STOP', @processes;
 	wait_for('all are stopped', 10, sub { @processes == stopped_processes($first) });

@@ -218,6 +218,7 @@ shm_close(lb_data_plane *plane)
 const lb_data_plane_ops lb_data_plane_shm = {
 	.name = "shm",
 	.size = sizeof(shm_plane),
+	.descriptors = 1,
 	.read_ahead_helps = false,
 	.connect = shm_connect,
 	.submit = shm_submit,

@@ -1,6 +1,6 @@
 /*
  * lb_data_plane_socket.c
- *	  The blocking socket of the shm and tcp data planes.
+ *	  The blocking socket of the data planes.
  */
 #include <assert.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /*
  * lb_data_plane_socket.h
- *	  What the shm and tcp data planes have in common: a blocking socket whose waits end at a deadline, and within about
- *	  10 ms when the caller's callback asks for it. Private to lb_data_plane*.c.
+ *	  What the data planes have in common: a blocking socket whose waits end at a deadline, and within about 10 ms when
+ *	  the caller's callback asks for it. Private to lb_data_plane*.c.
  *
  * The socket blocks, in slices of 10 ms (SO_RCVTIMEO, SO_SNDTIMEO): the usual read is one send and one receive, with
  * neither a poll nor a look at the clock. A receive with a time limit also ends at a signal, even at those that

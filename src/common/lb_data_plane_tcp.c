@@ -213,6 +213,7 @@ tcp_close(lb_data_plane *plane)
 const lb_data_plane_ops lb_data_plane_tcp = {
 	.name = "tcp",
 	.size = sizeof(tcp_plane),
+	.descriptors = 1,
 	.read_ahead_helps = true,
 	.connect = tcp_connect,
 	.submit = tcp_submit,

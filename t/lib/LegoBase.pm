@@ -629,7 +629,7 @@ sub has_fault_points
 # LegoBase::Rdma has.
 sub fault_points_of
 {
-	return grep { !/\.rdma\./ } all_fault_points_of(@_);
+	return grep { !/\brdma\./ } all_fault_points_of(@_);
 }
 
 sub all_fault_points_of

@@ -129,27 +129,39 @@ test_waking(void **state)
 	uint32 entry;
 
 	/* Nobody there, then awake: no signal. */
-	CommBufferAgentSleeps(true);
+	CommBufferAgentSleeps(1);
 	CommBufferQueue(buffer, 1);
 	CommBufferWakeAgent();
 	assert_int_equal(stub_latches_set(), 0);
 	assert_false(CommBufferHasAgent());
 	CommBufferSetAgent(&latch);
 	assert_true(CommBufferHasAgent());
-	assert_true(CommBufferAgentSleeps(true));
-	assert_true(CommBufferAgentSleeps(false));
+	assert_true(CommBufferAgentSleeps(1));
+	assert_true(CommBufferAgentSleeps(0));
 	CommBufferQueue(take(), 2);
 	assert_int_equal(stub_latches_set(), 0);
 
 	/* Asleep with nothing to do */
 	while (CommBufferTakeQueued(1, &buffer, &entry) > 0)
 		CommBufferRelease(buffer);
-	assert_false(CommBufferAgentSleeps(true));
+	assert_false(CommBufferAgentSleeps(1));
 	CommBufferQueue(take(), 3);
 	assert_int_equal(stub_latches_set(), 1);
-	CommBufferAgentSleeps(false);
+	CommBufferAgentSleeps(0);
 	CommBufferWakeAgent();
 	assert_int_equal(stub_latches_set(), 2);
+
+	/* To be woken when three are queued: one is already. */
+	assert_false(CommBufferAgentSleeps(3));
+	CommBufferQueue(take(), 4);
+	assert_int_equal(stub_latches_set(), 2);
+	CommBufferQueue(take(), 5);
+	assert_int_equal(stub_latches_set(), 3);
+	assert_true(CommBufferAgentSleeps(3));
+	assert_int_equal(CommBufferTakeQueued(1, &buffer, &entry), 1);
+	CommBufferRelease(buffer);
+	assert_false(CommBufferAgentSleeps(3));
+	CommBufferAgentSleeps(0);
 	CommBufferSetAgent(NULL);
 	assert_false(CommBufferHasAgent());
 	CommBufferWakeAgent();
@@ -258,7 +270,7 @@ test_new_shared_memory(void **state)
 	stub_reset_shmem();
 	CommBufferShmemInit();
 	assert_int_equal(CommBufferFree(), CommBufferCount());
-	assert_false(CommBufferAgentSleeps(false));
+	assert_false(CommBufferAgentSleeps(0));
 }
 
 /* Pushes that were under way at some version: when has each of them ended? */

@@ -461,11 +461,11 @@ test_races(void **state)
 	assert_int_equal(PageDirectoryDirty(), 0);
 	assert_int_equal(PageDirectoryDirtyOfNode(0), 0);
 	assert_int_equal(PageDirectoryOlderDirty(), 0);
-	assert_int_equal(PageDirectoryDirtyInRange(0, POOL_PAGES), 0);
 	for (uint32 entry = 0; entry < POOL_PAGES; entry++)
 	{
 		PageDirectoryRow row;
 
+		assert_false(PageDirectoryIsDirty(entry));
 		if (PageDirectoryGetRow(entry, &row))
 			linked++;
 	}

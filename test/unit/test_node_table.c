@@ -302,11 +302,18 @@ test_rows(void **state)
 	NodeTableCountReads(2, 3, 1000);
 	NodeTableCountReads(2, 1, 1000);
 	NodeTableCountReads(2, 1, 0);
+	NodeTableCountPushMessages(2, 2);
+	NodeTableCountWork(2, 16, 1, 0);
+	NodeTableCountWork(2, 1, 1, 2);
 	NodeTableGetRow(2, &row);
 	assert_int_equal(row.state, NODE_UP);
 	assert_int_equal(row.incarnation, 99);
 	assert_int_equal(row.capacity_pages, 4096);
 	assert_int_equal(row.pushes, 5);
+	assert_int_equal(row.push_messages, 2);
+	assert_int_equal(row.work_requests, 17);
+	assert_int_equal(row.doorbells, 2);
+	assert_int_equal(row.completions, 2);
 	assert_int_equal(row.reads, 5);
 	assert_int_equal(row.latency[lb_histogram_bucket(1000)], 2);
 	assert_int_equal(strlen(row.last_error), NODE_ERROR_MAX - 1);
@@ -316,11 +323,49 @@ test_rows(void **state)
 	NodeTableGetRow(2, &row);
 	assert_string_equal(row.last_error, "");
 	assert_int_equal(row.reads + row.pushes + row.latency[lb_histogram_bucket(1000)], 0);
+	assert_int_equal(row.push_messages + row.work_requests + row.doorbells + row.completions, 0);
 	assert_int_equal(row.incarnation, 99);
 
 	assert_int_equal(NodeTableUnmapCounter(), 0);
 	NodeTableAskUnmap();
 	assert_int_equal(NodeTableUnmapCounter(), 1);
+}
+
+/* Each one is counted, the first of a session is told of. */
+static void
+test_fallbacks(void **state)
+{
+	char reason[NODE_ERROR_MAX];
+	char long_reason[1000];
+	NodeRow row;
+
+	set_up(1, 11);
+	assert_false(NodeTableTakeFallback(1, reason));
+	NodeTableNoteFallback(1, "too many");
+	NodeTableNoteFallback(1, "no memory");
+	assert_false(NodeTableTakeFallback(0, reason));
+	assert_true(NodeTableTakeFallback(1, reason));
+	assert_string_equal(reason, "too many");
+	assert_false(NodeTableTakeFallback(1, reason));
+	NodeTableNoteFallback(1, "no memory");
+	assert_false(NodeTableTakeFallback(1, reason));
+	NodeTableGetRow(1, &row);
+	assert_int_equal(row.tcp_fallbacks, 3);
+	NodeTableResetStats();
+	NodeTableGetRow(1, &row);
+	assert_int_equal(row.tcp_fallbacks, 0);
+	assert_false(NodeTableTakeFallback(1, reason));
+
+	/* One that was never told of is none of the next session's. */
+	NodeTableNoteFallback(0, "too many");
+	set_up(0, 12);
+	set_up(1, 13);
+	assert_false(NodeTableTakeFallback(0, reason));
+	memset(long_reason, 'x', sizeof(long_reason));
+	long_reason[999] = '\0';
+	NodeTableNoteFallback(1, long_reason);
+	assert_true(NodeTableTakeFallback(1, reason));
+	assert_int_equal(strlen(reason), NODE_ERROR_MAX - 1);
 }
 
 #define PROCESSES 4
@@ -337,6 +382,7 @@ count_much(void *argument)
 		StatsReadTime(TIER_REMOTE, i);
 		StatsWriteTime(TIER_STORAGE, 2);
 		NodeTableCountReads(0, 2, i);
+		NodeTableCountWork(0, 2, 1, 1);
 	}
 	return NULL;
 }
@@ -377,6 +423,8 @@ test_exact_counts(void **state)
 	assert_int_equal(sum, COUNTERS * ROUNDS);
 	NodeTableGetRow(0, &row);
 	assert_int_equal(row.reads, 2 * COUNTERS * ROUNDS);
+	assert_int_equal(row.work_requests, 2 * COUNTERS * ROUNDS);
+	assert_int_equal(row.completions, COUNTERS * ROUNDS);
 
 	before = StatsResetTime();
 	StatsReset();
@@ -401,7 +449,7 @@ main(void)
 		TEST(test_sessions),        TEST(test_attachment),
 		TEST(test_embedded),        TEST(test_costs),
 		TEST(test_probes),          TEST(test_rows),
-		TEST(test_exact_counts),
+		TEST(test_exact_counts),    TEST(test_fallbacks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,10 +13,9 @@ use LegoBase;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
-  recovery reads_by_tier wait_for_warm_list kill_server_of crash_and_start launch answers
+  recovery reads_by_tier wait_for_warm_list wait_until_remote kill_server_of crash_and_start launch answers
   another_server start_elsewhere another_host lock_file
   make_words words change_words words_are_right kept nothing_kept
 );
@@ -51,6 +50,16 @@ sub wait_for_warm_list
 	my $list = $node->data_dir . '/pgsql_tmp_legobase/pgsql_tmp_local_pool';
 
 	return wait_for('the list of local pages', 30, sub { -s $list });
+}
+
+# All that was changed up to now is in remote memory, and the nodes know it.
+sub wait_until_remote
+{
+	my ($node) = @_;
+	my $lsn = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+
+	return wait_for("tier 1 at $lsn", 20,
+		sub { $node->safe_psql('postgres', "SELECT lsn >= '$lsn' FROM legobase_checkpoints WHERE tier = 1") eq 't' });
 }
 
 # Kill the postmaster and wait until its children have seen it.
