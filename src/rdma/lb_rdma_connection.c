@@ -260,6 +260,9 @@ fail_event(const lb_rdma_connection *connection, const lb_rdma_cm_event *event, 
 		case RDMA_CM_EVENT_ROUTE_ERROR:
 			return fail_no_device(connection, error, status);
 		case RDMA_CM_EVENT_REJECTED:
+			/* A node that closes before it knows that we are established rejects. */
+			if (connection->state == LB_RDMA_ESTABLISHED_STATE)
+				return lb_fail(status, LB_CLOSED, "the memory node has ended the RDMA connection");
 			return fail_rejected(event->status, status);
 		case RDMA_CM_EVENT_UNREACHABLE:
 			return lb_fail(status, LB_TIMEOUT, "no answer to an RDMA connection request");
