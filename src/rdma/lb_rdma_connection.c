@@ -66,6 +66,7 @@ lb_rdma_next_cm_event(struct rdma_event_channel *channel, lb_rdma_cm_event *even
 	const struct rdma_conn_param *param;
 	size_t kept;
 
+	errno = 0;
 	if (rdma_get_cm_event(channel, &received) != 0)
 	{
 		if (errno == EAGAIN || errno == EINTR)
@@ -76,7 +77,8 @@ lb_rdma_next_cm_event(struct rdma_event_channel *channel, lb_rdma_cm_event *even
 	param = &received->param.conn;
 	*event = (lb_rdma_cm_event){
 		.type = received->event,
-		.status = received->status,
+		/* librdmacm's own failures on the way to an event are -1, with the reason in errno */
+		.status = received->status == -1 && errno != 0 ? -errno : received->status,
 		.id = received->id,
 		.responder_resources = param->responder_resources,
 		.initiator_depth = param->initiator_depth,

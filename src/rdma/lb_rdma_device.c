@@ -295,6 +295,9 @@ lb_rdma_domain_destroy(lb_rdma_domain *domain)
 {
 	if (domain == NULL)
 		return;
+	domain->given_up = true;
+	if (domain->regions > 0)
+		return;
 	ibv_dealloc_pd(domain->pd);
 	free(domain);
 }
@@ -334,6 +337,8 @@ lb_rdma_register_for(lb_rdma_domain *domain, void *start, size_t length, unsigne
 		free(region);
 		return NULL;
 	}
+	region->domain = domain;
+	domain->regions++;
 	return region;
 }
 
@@ -347,10 +352,15 @@ lb_rdma_register(lb_rdma_domain *domain, void *start, size_t length, lb_status *
 void
 lb_rdma_deregister(lb_rdma_region *region)
 {
+	lb_rdma_domain *domain;
+
 	if (region == NULL)
 		return;
+	domain = region->domain;
 	ibv_dereg_mr(region->mr);
 	free(region);
+	if (--domain->regions == 0 && domain->given_up)
+		lb_rdma_domain_destroy(domain);
 }
 
 uint32_t

@@ -24,11 +24,14 @@
 struct lb_rdma_domain
 {
 	struct ibv_pd *pd;
+	uint32_t regions;
+	bool given_up; /* by its owner; it goes with its last region */
 };
 
 struct lb_rdma_region
 {
 	struct ibv_mr *mr;
+	lb_rdma_domain *domain;
 };
 
 /* ---- lb_rdma_device.c ---- */

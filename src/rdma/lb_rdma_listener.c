@@ -10,7 +10,8 @@
 
 #include "lb_rdma_internal.h"
 
-#define BACKLOG 1024 /* requests that wait for us; the kernel's limit is the same */
+#define EVENTS_IN_ONE_GO 32 /* taken by one call: some are of no interest to the caller */
+#define BACKLOG 1024        /* requests that wait for us; the kernel's limit is the same */
 
 /*
  * Ids of accepted connections, and those of requests, use the listener's event channel; their context is the connection, or null. An id that is bound to
@@ -302,7 +303,7 @@ take_connection_event(lb_rdma_connection *connection, const lb_rdma_cm_event *re
 int
 lb_rdma_listener_next(lb_rdma_listener *listener, lb_rdma_event *event, lb_status *status)
 {
-	for (;;)
+	for (int i = 0; i < EVENTS_IN_ONE_GO; i++)
 	{
 		lb_rdma_cm_event received;
 		int taken = lb_rdma_next_cm_event(listener->channel, &received, status);
@@ -324,6 +325,7 @@ lb_rdma_listener_next(lb_rdma_listener *listener, lb_rdma_event *event, lb_statu
 				 take_connection_event(received.id->context, &received, event))
 			return 1;
 	}
+	return 0; /* the descriptor is readable still */
 }
 
 /* ---- accepting ---- */
