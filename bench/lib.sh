@@ -70,7 +70,8 @@ lb_find_postgres()
 	# shellcheck disable=SC2034 # for the scripts that source this
 	lb_pgxs_top=$(cd "$(dirname "$("$lb_pg_config" --pgxs)")/../.." && pwd)
 	lb_memnode=$lb_bindir/legobase-memnode
-	export PATH="$lb_bindir:$PATH" PG_CONFIG="$lb_pg_config"
+	# LEGOBASE_TOOLS: a folder of programs that come before all others (test/rdma/guest)
+	export PATH="${LEGOBASE_TOOLS:+$LEGOBASE_TOOLS:}$lb_bindir:$PATH" PG_CONFIG="$lb_pg_config"
 }
 
 # lb_begin NAME [FOLDER]: the scratch folder is FOLDER, which must not exist, or a new one named after NAME.

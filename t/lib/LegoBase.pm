@@ -46,11 +46,12 @@ my %mode_of;	# the write mode that a cluster is to come to, by its name
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
-# Ask until the answer is true, at most $limit seconds. Returns the answer; false, with a diagnostic, at the limit.
+# Ask until the answer is true, at most $limit seconds. Returns the answer; false, with a diagnostic, at the limit. LEGOBASE_PATIENCE:
+# how many times slower this machine is than others.
 sub wait_for
 {
 	my ($what, $limit, $ask) = @_;
-	my $deadline = time + $limit;
+	my $deadline = time + ($limit *= $ENV{LEGOBASE_PATIENCE} // 1);
 
 	while (1)
 	{
@@ -624,8 +625,14 @@ sub has_fault_points
 		"SELECT count(*) FROM pg_settings WHERE name = 'legobase.fault_points'") eq '1';
 }
 
-# The names of the fault points in source files, by their patterns; but for those of rdma, which are come to in the VM only
+# The names of the fault points in source files, by their patterns; without those that only the rdma transport comes to, which
+# LegoBase::Rdma has.
 sub fault_points_of
+{
+	return grep { !/\brdma\./ } all_fault_points_of(@_);
+}
+
+sub all_fault_points_of
 {
 	my %points;
 
@@ -634,7 +641,7 @@ sub fault_points_of
 		my $text = PostgreSQL::Test::Utils::slurp_file($file);
 		$points{$1} = 1 while $text =~ /LB_FAULT\(\s*"([^"]+)"/g;
 	}
-	return sort grep { !/\brdma\./ } keys %points;
+	return sort keys %points;
 }
 
 # Set what postgresql.conf says of fault points, and tell it to these processes only; by default to the postmaster, and so

@@ -84,6 +84,8 @@ try_decoders(const uint8_t *in, size_t length)
 	TRY(control, lb_control);
 	TRY(reload, lb_reload);
 	TRY(reload_reply, lb_reload_reply);
+	TRY(rdma_invitation, lb_rdma_invitation);
+	TRY(slab_keys, lb_slab_keys);
 	TRY_NUMBER(slab_number);
 	TRY_NUMBER(count);
 }
@@ -245,6 +247,22 @@ make_reload_reply(uint8_t *out)
 	return lb_encode_reload_reply(out, &reply);
 }
 
+static size_t
+make_slab_keys(uint8_t *out)
+{
+	static lb_slab_keys keys;
+
+	keys.count = (uint32_t) below(LB_SLAB_KEYS_MAX + 1);
+	for (uint32_t i = 0; i < keys.count; i++)
+		keys.slabs[i] = (lb_slab_key){.slab = 2 * i + (uint32_t) below(2),
+									  .pages = LB_SLAB_PAGES_MIN << below(10),
+									  .address = random_u64(),
+									  .key = (uint32_t) random_u64()};
+	keys.more = below(2) == 1;
+	keys.next = keys.more ? 2 * keys.count + (uint32_t) below(5) : 0;
+	return lb_encode_slab_keys(out, &keys);
+}
+
 /* A body of this type that its decoder accepts. */
 static size_t
 make_body(lb_frame_type type, uint8_t *out)
@@ -256,13 +274,16 @@ make_body(lb_frame_type type, uint8_t *out)
 	} layouts[LB_FRAME_TYPES] = {
 		[LB_SLAB_GRANT] = {4, 4},     [LB_SLAB_RETURN] = {4, 4}, [LB_RELEASE] = {4, 16},
 		[LB_SLAB_MAP] = {4, 0},       [LB_SLAB_MAPPED] = {4, 0}, [LB_READ] = {4, 8},
-		[LB_STATUS_REPLY] = {120, 0}, [LB_CLEAN] = {4, 28},      [LB_STORAGE_LOAD] = {8, 0},
+		[LB_STATUS_REPLY] = {132, 0}, [LB_CLEAN] = {4, 28},      [LB_STORAGE_LOAD] = {8, 0},
 		[LB_SLAB_KEEP] = {17, 0},     [LB_CONTROL] = {44, 0},    [LB_RELOAD] = {16, 0},
+		[LB_SLAB_KEYS] = {4, 0},
 	};
 	uint8_t count = (uint8_t) (1 + below(LB_BATCH_MAX));
 	lb_hello hello = {.version_min = 1, .version_max = 1, .role = (uint16_t) (1 + below(3))};
 	lb_error error = {.error = LB_ERR_LIMIT, .message = "too many sessions"};
-	lb_comm_region region = {.count = count, .stride = LB_PAGE_SIZE};
+	lb_comm_region region = {
+		.count = count, .stride = LB_PAGE_SIZE, .address = random_u64(), .key = count};
+	lb_rdma_invitation invitation = {.port = 1 + count};
 	lb_slab_request request = {.slab_pages = LB_SLAB_PAGES_MIN, .count = count};
 	lb_push_ack ack = {.count = count};
 	lb_push_batch push = {.count = count};
@@ -302,6 +323,10 @@ make_body(lb_frame_type type, uint8_t *out)
 			return lb_encode_flush_state(out, &flush);
 		case LB_RELOAD_REPLY:
 			return make_reload_reply(out);
+		case LB_RDMA_OPENED:
+			return lb_encode_rdma_invitation(out, &invitation);
+		case LB_SLAB_KEYS_REPLY:
+			return make_slab_keys(out);
 		case LB_PUSH_ACK:
 			return lb_encode_push_ack(out, &ack);
 		case LB_READ_REPLY:

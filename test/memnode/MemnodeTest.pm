@@ -35,6 +35,19 @@ sub sanitized_node
 	return "$root/$path";
 }
 
+# End, with all tests skipped, if this machine has no RDMA device. Else RDMA_ADDRESS is the address of one: by default that of the
+# machine of test/rdma.
+sub need_rdma_device
+{
+	if (!glob('/sys/class/infiniband/*'))
+	{
+		print "1..0 # SKIP no RDMA device\n";
+		exit 0;
+	}
+	$ENV{RDMA_ADDRESS} //= '10.99.0.1';
+	return;
+}
+
 # Become the test program of this name, against this memory node.
 sub run_program
 {

@@ -241,6 +241,11 @@ test_roles(void)
 	expect_role_error(&tcp, LB_SLAB_REQUEST, body, lb_encode_slab_request(body, &request),
 					  "backend");
 	expect_role_error(&tcp, LB_STATUS, NULL, 0, "backend");
+	expect_role_error(&tcp, LB_RDMA_OPEN, NULL, 0, "backend over tcp");
+	expect_role_error(&shm, LB_RDMA_OPEN, NULL, 0, "backend over shm");
+	expect_role_error(&agent, LB_RDMA_OPEN, NULL, 0, "agent over tcp");
+	expect_role_error(&monitor, LB_RDMA_OPEN, NULL, 0, "monitor");
+	expect_role_error(&tcp, LB_SLAB_KEYS, body, lb_encode_slab_number(body, 0), "backend over tcp");
 	expect_role_error(&tcp, LB_CONTROL, body, lb_encode_control(body, &control), "backend");
 	expect_role_error(&tcp, LB_RELOAD, body, lb_encode_reload(body, &reload), "backend");
 	expect_role_error(&monitor, LB_RELOAD, body, lb_encode_reload(body, &reload), "monitor");

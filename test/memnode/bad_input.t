@@ -95,11 +95,38 @@ for my $uri ('', 'nonsense', 'http://a:1', 'tcp://', 'tcp://localhost', 'tcp://l
 {
 	refused(2, qr/legobase-memnode: .*address/, '--listen', $uri, @memory);
 }
-refused(2, qr/this build has no RDMA data plane/, '--listen', 'rdma://localhost:1', @memory);
-refused(2, qr/this build has no RDMA data plane/, '--status', 'rdma://localhost:1');
+refused(1, qr/rdma:\/\/127\.0\.0\.1:1": .*Connection refused/, '--status', 'rdma://127.0.0.1:1');
 refused(2, qr/at most 8/, (map { ('--listen', "tcp://127.0.0.1:0") } 1 .. 9), @memory);
 refused(2, qr/address/, '--status', 'tcp://localhost');
 refused(2, qr/listening only/, '--status', 'tcp://localhost:0');
+
+# RDMA: what there is of it depends on the build, and on the machine.
+my @rdma = ('--listen', 'rdma://127.0.0.1:0');
+my $without_rdma = (run(@rdma, @memory))[2] =~ /--listen rdma:\/\/127\.0\.0\.1:0: this build has no RDMA data plane/;
+refused(2, qr/--max-rdma-connections: "0" is not a whole number from \d+ to \d+/,
+	'--listen', $shm, @memory, '--max-rdma-connections', '0');
+refused(2, qr/--rdma-device without --listen rdma:\/\//, '--listen', $shm, @memory, '--rdma-device', 'x');
+if ($without_rdma)
+{
+	refused(2, qr/this build has no RDMA data plane: lib/, @rdma, @memory);
+}
+else
+{
+	refused(2, qr/rdma:\/\/ can be given once/, @rdma, @rdma, @memory);
+	refused(1, qr/cannot start: .*RDMA/, @rdma, @memory);
+	refused(1, qr/cannot start: .*RDMA/, @rdma, @memory, '--rdma-device', 'no_such_device');
+}
+
+SKIP:
+{
+	my ($uid, $gid) = (getpwnam('nobody'))[2, 3];
+	skip 'no RDMA in this build', 2 if $without_rdma;
+	skip 'only root can try with little locked memory', 2 if $> != 0 || !defined $uid;
+	my $as_nobody = "setpriv --reuid $uid --regid $gid --clear-groups --inh-caps=-all --bounding-set=-all";
+	my $text = `$as_nobody prlimit --memlock=1048576:1048576 $node @rdma @memory 2>&1`;
+	is($? >> 8, 1, 'exit code with little locked memory');
+	like($text, qr/cannot start: .*(LimitMEMLOCK.*ulimit -l|ulimit -l.*LimitMEMLOCK)/, 'message');
+}
 
 # What the system refuses.
 my $taken = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1', ReuseAddr => 0) or die;

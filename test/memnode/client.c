@@ -196,7 +196,8 @@ client_hello(client *client, const lb_hello *hello)
 static void
 announce_comm_buffers(client *client)
 {
-	lb_comm_region layout = {REGION_BUFFERS, LB_PAGE_SIZE, REGION_BUFFERS * LB_PAGE_SIZE};
+	lb_comm_region layout = {
+		.count = REGION_BUFFERS, .stride = LB_PAGE_SIZE, .length = REGION_BUFFERS * LB_PAGE_SIZE};
 	uint8_t body[LB_BODY_MAX];
 	int fd = memfd_create("test comm buffers", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
@@ -319,15 +320,14 @@ client_release(client *client, uint32_t slab, uint32_t page, uint64_t version)
 	client_send(client, LB_RELEASE, body, lb_encode_release(body, &batch));
 }
 
-int
-client_push(client *client, const push_plan *plan, lb_push_ack *ack)
+bool
+client_send_push(client *client, const push_plan *plan)
 {
 	static uint8_t pages[LB_BULK_MAX];
-	bool shm = client->transport == LB_TRANSPORT_SHM;
-	uint8_t *source = shm ? client->region : pages;
+	uint8_t *source = client->region ? client->region : pages;
+	size_t bulk_length = client->region ? 0 : (size_t) plan->count * LB_PAGE_SIZE;
 	lb_push_batch batch = {.count = plan->count};
 	uint8_t body[LB_BODY_MAX];
-	int answer;
 
 	for (uint32_t i = 0; i < plan->count; i++)
 	{
@@ -349,9 +349,17 @@ client_push(client *client, const push_plan *plan, lb_push_ack *ack)
 	}
 	if (plan->wrong_checksum)
 		batch.pushes[0].checksum ^= 1;
+	return client_send_bulk(client, LB_PUSH, body, lb_encode_push(body, &batch), pages, bulk_length,
+							-1);
+}
+
+int
+client_push(client *client, const push_plan *plan, lb_push_ack *ack)
+{
+	int answer;
+
 	ack->count = 0;
-	if (!client_send_bulk(client, LB_PUSH, body, lb_encode_push(body, &batch), pages,
-						  shm ? 0 : (size_t) plan->count * LB_PAGE_SIZE, -1))
+	if (!client_send_push(client, plan))
 		return CLIENT_CLOSED;
 	answer = client_receive(client);
 	if (answer == LB_PUSH_ACK &&

@@ -33,7 +33,7 @@ typedef struct client
 	lb_frame frame;     /* the last one received */
 	lb_error error;     /* the last ERROR */
 	lb_welcome welcome; /* the last WELCOME */
-	uint8_t *region;    /* comm buffers: 64 of them */
+	uint8_t *region;    /* comm buffers: 64 of them; null where pages are the bulk */
 	told *told;
 } client;
 
@@ -96,6 +96,9 @@ typedef struct push_plan
 } push_plan;
 
 extern int client_push(client *client, const push_plan *plan, lb_push_ack *ack);
+
+/* Only the request. False if the connection is broken. */
+extern bool client_send_push(client *client, const push_plan *plan);
 
 /* STORAGE; true if the answer says that the data directory was found. *reply may be null. */
 extern bool client_storage(client *client, lb_storage_reply *reply);

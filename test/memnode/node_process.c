@@ -53,13 +53,21 @@ run_node(const node_process *node, const char *const *options, int descriptors, 
 	_exit(127);
 }
 
+/* Copy the URI that begins like this from the line. Empty if there is none. */
+static void
+find_uri(const char *line, const char *beginning, char *uri, size_t size)
+{
+	const char *found = strstr(line, beginning);
+
+	snprintf(uri, size, "%.*s", found ? (int) strcspn(found, ",\n") : 0, found ? found : "");
+}
+
 /* Read the line that says where it listens. */
 static void
 wait_until_ready(node_process *node, int output)
 {
 	char line[512];
 	size_t length = 0;
-	char *tcp;
 
 	while (length < sizeof(line) - 1 && !memchr(line, '\n', length))
 	{
@@ -74,11 +82,10 @@ wait_until_ready(node_process *node, int output)
 		length += (size_t) got;
 	}
 	line[length] = '\0';
-	line[strcspn(line, "\n")] = '\0';
-	tcp = strstr(line, "tcp://");
-	if (strncmp(line, "ready: listening on ", 20) != 0 || !tcp)
+	find_uri(line, "tcp://", node->tcp_uri, sizeof(node->tcp_uri));
+	find_uri(line, "rdma://", node->rdma_uri, sizeof(node->rdma_uri));
+	if (strncmp(line, "ready: listening on ", 20) != 0 || node->tcp_uri[0] == '\0')
 		bail_out("unexpected line of the memory node: %s", line);
-	snprintf(node->tcp_uri, sizeof(node->tcp_uri), "%s", tcp);
 }
 
 void

@@ -18,6 +18,7 @@ typedef struct node_process
 	char log[96];
 	char shm_uri[96];
 	char tcp_uri[96];
+	char rdma_uri[96]; /* if an option says so; else empty */
 } node_process;
 
 /* options: further ones, null at the end. Bails out if the node is not ready within 20 s. */

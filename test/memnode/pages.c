@@ -334,7 +334,7 @@ static void
 announce_bad_region(uint64_t length, off_t file_length, unsigned memfd_flags, int seals,
 					const char *name)
 {
-	lb_comm_region layout = {REGION_BUFFERS, LB_PAGE_SIZE, length};
+	lb_comm_region layout = {.count = REGION_BUFFERS, .stride = LB_PAGE_SIZE, .length = length};
 	lb_hello hello = make_hello(LB_ROLE_AGENT, next_instance++, 1, 0);
 	uint8_t body[LB_BODY_MAX];
 	client agent;
@@ -356,7 +356,8 @@ announce_bad_region(uint64_t length, off_t file_length, unsigned memfd_flags, in
 static void
 test_bad_regions(void)
 {
-	lb_comm_region layout = {REGION_BUFFERS, LB_PAGE_SIZE, REGION_BUFFERS * LB_PAGE_SIZE};
+	lb_comm_region layout = {
+		.count = REGION_BUFFERS, .stride = LB_PAGE_SIZE, .length = REGION_BUFFERS * LB_PAGE_SIZE};
 	off_t length = (off_t) layout.length;
 	uint8_t body[LB_BODY_MAX];
 	client agent;

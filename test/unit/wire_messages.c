@@ -129,6 +129,8 @@ make_comm_region(message *m, extent extent)
 	m->comm_region.count = pick(extent, 1, UINT32_MAX - 1);
 	m->comm_region.stride = pick(extent, LB_PAGE_SIZE, UINT32_MAX - LB_PAGE_SIZE);
 	m->comm_region.length = (uint64_t) m->comm_region.count * m->comm_region.stride;
+	m->comm_region.address = random_u64();
+	m->comm_region.key = random_u32();
 }
 
 static size_t
@@ -315,11 +317,12 @@ static void
 make_figures(message *m, extent extent)
 {
 	uint64_t *first = &m->figures.incarnation;
-	uint64_t *last = &m->figures.flush_failures;
+	uint64_t *last = &m->figures.registered_pages;
 
 	(void) extent;
 	for (uint64_t *figure = first; figure <= last; figure++)
 		*figure = random_u64();
+	m->figures.rdma_connections = random_u32();
 }
 
 static size_t
@@ -578,6 +581,62 @@ decode_reload_reply(const uint8_t *in, size_t length, message *m)
 	return lb_decode_reload_reply(in, length, &m->reload_reply);
 }
 
+static void
+make_invitation(message *m, extent extent)
+{
+	m->invitation.port = (uint16_t) pick(extent, 1, UINT16_MAX);
+	for (int i = 0; i < LB_RDMA_SECRET_SIZE; i++)
+		m->invitation.secret[i] = (uint8_t) random_u32();
+}
+
+static size_t
+encode_invitation(uint8_t *out, const message *m)
+{
+	return lb_encode_rdma_invitation(out, &m->invitation);
+}
+
+static bool
+decode_invitation(const uint8_t *in, size_t length, message *m)
+{
+	return lb_decode_rdma_invitation(in, length, &m->invitation);
+}
+
+/* Numbers that rise; the largest reply ends with the highest number there is. */
+static void
+make_slab_keys(message *m, extent extent)
+{
+	lb_slab_keys *keys = &m->slab_keys;
+	uint32_t step = LB_SLAB_NUMBERS_MAX / LB_SLAB_KEYS_MAX;
+
+	keys->count = pick(extent, 0, LB_SLAB_KEYS_MAX);
+	for (uint32_t i = 0; i < keys->count; i++)
+	{
+		lb_slab_key *slab = &keys->slabs[i];
+
+		slab->slab = i * step + pick(extent, 0, step - 1);
+		slab->pages = pick(extent, LB_SLAB_PAGES_MIN, LB_SLAB_PAGES_MAX);
+		slab->address = random_u64();
+		slab->key = random_u32();
+	}
+	if (extent == LARGEST)
+		keys->slabs[keys->count - 1].slab = LB_SLAB_NUMBERS_MAX - 1;
+	keys->more = pick(extent, 0, 1) == 1;
+	if (keys->more)
+		keys->next = pick(extent, LB_SLAB_NUMBERS_MAX, UINT32_MAX - 1);
+}
+
+static size_t
+encode_slab_keys(uint8_t *out, const message *m)
+{
+	return lb_encode_slab_keys(out, &m->slab_keys);
+}
+
+static bool
+decode_slab_keys(const uint8_t *in, size_t length, message *m)
+{
+	return lb_decode_slab_keys(in, length, &m->slab_keys);
+}
+
 const codec codecs[CODECS] = {
 	{LB_HELLO, make_hello, encode_hello, decode_hello},
 	{LB_WELCOME, make_welcome, encode_welcome, decode_welcome},
@@ -604,4 +663,7 @@ const codec codecs[CODECS] = {
 	{LB_CONTROL, make_control, encode_control, decode_control},
 	{LB_RELOAD, make_reload, encode_reload, decode_reload},
 	{LB_RELOAD_REPLY, make_reload_reply, encode_reload_reply, decode_reload_reply},
+	{LB_RDMA_OPENED, make_invitation, encode_invitation, decode_invitation},
+	{LB_SLAB_KEYS, make_number, encode_slab_number, decode_slab_number},
+	{LB_SLAB_KEYS_REPLY, make_slab_keys, encode_slab_keys, decode_slab_keys},
 };

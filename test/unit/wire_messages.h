@@ -31,6 +31,8 @@ typedef union message
 	lb_control control;
 	lb_reload reload;
 	lb_reload_reply reload_reply;
+	lb_rdma_invitation invitation;
+	lb_slab_keys slab_keys;
 	uint32_t number;
 } message;
 
@@ -50,7 +52,7 @@ typedef struct codec
 	bool (*decode)(const uint8_t *in, size_t length, message *m);
 } codec;
 
-#define CODECS 25
+#define CODECS 28
 extern const codec codecs[CODECS];
 
 extern uint64_t random_u64(void);

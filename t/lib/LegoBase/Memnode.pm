@@ -15,7 +15,7 @@ my %running;
 my $count = 0;
 
 # Parameters:
-#	transport   'tcp' (a free port on 127.0.0.1) or 'shm' (a socket in a private folder)
+#	transport   'tcp' (a free port on 127.0.0.1), 'shm' (a socket in a private folder) or 'rdma' (a free port on the device's address)
 #	listen      instead of transport: the URI
 #	memory      default 64MB
 #	storage     data directories that it sees, in an array; add_storage() adds one
@@ -35,11 +35,20 @@ sub new
 	}, $class;
 
 	$self->{folder} = PostgreSQL::Test::Utils::tempdir_short();
-	$self->{listen} = $params{listen}
-	  // ($transport eq 'tcp' ? 'tcp://127.0.0.1:0' : "shm://$self->{folder}/memnode.sock");
+	$self->{listen} = $params{listen} // default_address($transport, $self->{folder});
 	$self->{uri} = $self->{listen};
 	$self->start unless exists $params{start} && !$params{start};
 	return $self;
+}
+
+# An RDMA device has an address other than loopback's: by default that of test/rdma/vm.
+sub default_address
+{
+	my ($transport, $folder) = @_;
+
+	return 'tcp://127.0.0.1:0' if $transport eq 'tcp';
+	return 'rdma://' . ($ENV{LEGOBASE_RDMA_ADDRESS} // '10.99.0.1') . ':0' if $transport eq 'rdma';
+	return "shm://$folder/memnode.sock";
 }
 
 # Who serves this address: the node itself, the one behind a proxy; nothing for a mere URI.

@@ -1,0 +1,70 @@
+/*
+ * verbs_stubs_internal.h
+ *	  What the parts of the stand-in share: verbs_stubs.c (what is injected and counted), verbs_stubs_ib.c (libibverbs),
+ *	  verbs_stubs_cm.c (librdmacm). Everything but stub_misuse is called with the lock held.
+ */
+#ifndef VERBS_STUBS_INTERNAL_H
+#define VERBS_STUBS_INTERNAL_H
+
+#include <netinet/in.h>
+#include <pthread.h>
+
+#include "verbs_stubs.h"
+
+#define DEVICES_MAX 2
+
+typedef struct stub_device
+{
+	struct ibv_context context; /* first: it is found by it */
+	struct ibv_device device;
+	bool gone;
+} stub_device;
+
+extern stub_device stub_devices[DEVICES_MAX];
+extern int stub_device_count;
+
+static inline stub_device *
+device_of(struct ibv_context *context)
+{
+	return (stub_device *) context;
+}
+
+extern void stub_lock(void);
+extern void stub_unlock(void);
+
+/* Something that the libraries forbid, or that would block for ever: ends the test. */
+extern void stub_misuse(const char *what) __attribute__((noreturn));
+
+/* Count a call. True if it is to fail; errno says how. */
+extern bool stub_fails(stub_call call);
+
+extern void stub_count(stub_object object, int change);
+
+/* A read was executed: what is its status? */
+extern enum ibv_wc_status stub_injected_status(void);
+extern bool stub_withheld(void);
+extern stub_reads stub_sums;
+
+/* What an event of this type is to be. False: there is to be none. */
+extern bool stub_event_type(enum rdma_cm_event_type *type, int *status);
+
+/* A queue of things to be read from a descriptor: a semaphore that counts them. */
+extern int stub_semaphore_create(void);
+extern void stub_semaphore_raise(int fd);
+extern void stub_semaphore_lower(int fd); /* must be above 0 */
+extern bool stub_semaphore_blocks(int fd);
+
+/* Queue pairs: of verbs_stubs_ib.c. */
+extern const struct ibv_context_ops stub_context_ops;
+extern struct ibv_qp *stub_qp_create(struct ibv_pd *domain, struct ibv_qp_init_attr *attributes);
+extern void stub_qp_destroy(struct ibv_qp *qp);
+extern void stub_qp_error(struct ibv_qp *qp); /* flush everything */
+extern void stub_qp_join(struct ibv_qp *one, struct ibv_qp *other);
+extern void stub_qp_depths(struct ibv_qp *qp, const struct rdma_conn_param *parameters);
+extern unsigned stub_qps_count(bool (*which)(unsigned access));
+extern void stub_qp_ready(struct ibv_qp *qp);
+extern void stub_qps_progress(void);
+extern void stub_qps_of_device(stub_device *device, void (*what)(struct ibv_qp *qp));
+extern unsigned stub_qps_pending(void);
+
+#endif /* VERBS_STUBS_INTERNAL_H */
