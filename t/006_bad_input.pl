@@ -62,7 +62,7 @@ memnode_refuses('log file that cannot be written', 1, qr/nosuchfolder/, @good, '
 # RDMA depends on what was there when this was built; and then on a device, which most machines do not have.
 my $has_rdma = `ldd \$(pg_config --pkglibdir)/legobase.so` =~ /librdmacm/;
 
-memnode_refuses('rdma without a device', $has_rdma ? 1 : 2, $has_rdma ? qr/no RDMA device/ : qr/libibverbs and librdmacm/,
+memnode_refuses('rdma without a device', $has_rdma ? 1 : 2, $has_rdma ? qr/no RDMA device|locked memory/ : qr/libibverbs and librdmacm/,
 	'--listen', 'rdma://127.0.0.1:0', '--memory', '16MB')
   unless $has_rdma && glob('/sys/class/infiniband/*');
 memnode_refuses('--status of nobody', 1, qr/nobody\.sock/, '--status', "shm://$folder/nobody.sock");
