@@ -242,16 +242,10 @@ log_listening(const rdma_port *port, const char *what)
 rdma_port *
 rdma_port_open(node *node, const lb_address *address, lb_status *status)
 {
-	lb_status cause;
 	rdma_port *opened;
 
-	if (!lb_rdma_may_lock(node->options->memory_bytes, &cause))
-	{
-		lb_fail(status, cause.code,
-				"rdma: %.160s; raise LimitMEMLOCK of the systemd unit, or ulimit -l",
-				cause.message);
+	if (!lb_rdma_may_lock(node->options->memory_bytes, status))
 		return NULL;
-	}
 	opened = calloc(1, sizeof(rdma_port));
 	if (!opened)
 	{
