@@ -246,16 +246,12 @@ log_listening(const rdma_port *port, const char *what)
 rdma_port *
 rdma_port_open(node *node, const lb_address *address, lb_status *status)
 {
-	lb_status cause;
 	rdma_port *opened;
 
 	if (!lb_rdma_may_lock(node->options->memory_bytes +
 							  (uint64_t) node->options->max_rdma_connections * LOCKED_BY_QUEUE_PAIR,
-						  &cause))
-	{
-		lb_fail(status, cause.code, "rdma: %.200s", cause.message);
+						  status))
 		return NULL;
-	}
 	opened = calloc(1, sizeof(rdma_port));
 	if (!opened)
 	{

@@ -45,23 +45,24 @@
 
 typedef enum lb_frame_type
 {
-	LB_HELLO = 1,        /* both roles: first frame of a connection */
-	LB_WELCOME = 2,      /* answer: accepted */
-	LB_ERROR = 3,        /* answer to anything: refused */
-	LB_COMM_BUFFERS = 4, /* agent, shm and rdma: here is the comm buffer region (shm: a descriptor comes along) */
-	LB_SLAB_REQUEST = 5, /* agent: give me memory */
-	LB_SLAB_GRANT = 6,   /* answer: the slabs, possibly fewer than asked for, possibly none */
-	LB_SLAB_RETURN = 7,  /* agent: these slabs are no longer used */
-	LB_PUSH = 8,         /* agent: pull these pages into these slots */
-	LB_PUSH_ACK = 9,     /* answer: which are published */
-	LB_RELEASE = 10,     /* agent: these slots hold nothing of worth any more; no answer */
-	LB_SLAB_MAP = 11,    /* backend, shm: let me map this slab */
-	LB_SLAB_MAPPED = 12, /* answer: a descriptor comes along */
-	LB_READ = 13,        /* backend, tcp and rdma: send me these slots */
-	LB_READ_REPLY = 14,  /* answer: the pages are the bulk */
-	LB_PING = 15,        /* any role */
-	LB_PONG = 16,        /* answer */
-	LB_STATUS = 17,      /* monitor: the node's figures */
+	LB_HELLO = 1,   /* both roles: first frame of a connection */
+	LB_WELCOME = 2, /* answer: accepted */
+	LB_ERROR = 3,   /* answer to anything: refused */
+	LB_COMM_BUFFERS =
+		4, /* agent, shm and rdma: here is the comm buffer region (shm: a descriptor comes along) */
+	LB_SLAB_REQUEST = 5,   /* agent: give me memory */
+	LB_SLAB_GRANT = 6,     /* answer: the slabs, possibly fewer than asked for, possibly none */
+	LB_SLAB_RETURN = 7,    /* agent: these slabs are no longer used */
+	LB_PUSH = 8,           /* agent: pull these pages into these slots */
+	LB_PUSH_ACK = 9,       /* answer: which are published */
+	LB_RELEASE = 10,       /* agent: these slots hold nothing of worth any more; no answer */
+	LB_SLAB_MAP = 11,      /* backend, shm: let me map this slab */
+	LB_SLAB_MAPPED = 12,   /* answer: a descriptor comes along */
+	LB_READ = 13,          /* backend, tcp and rdma: send me these slots */
+	LB_READ_REPLY = 14,    /* answer: the pages are the bulk */
+	LB_PING = 15,          /* any role */
+	LB_PONG = 16,          /* answer */
+	LB_STATUS = 17,        /* monitor: the node's figures */
 	LB_STATUS_REPLY = 18,  /* answer */
 	LB_STORAGE = 19,       /* agent: can you see my data directory? */
 	LB_STORAGE_REPLY = 20, /* answer: the nonce that is in it, or why not */
@@ -71,16 +72,16 @@ typedef enum lb_frame_type
 	LB_FENCED = 24,        /* answer: nothing is under way, and nothing will be */
 	LB_FLUSH_STATE = 25,   /* node: how flushing gets on, or why it does not */
 	LB_SLAB_KEEP = 26, /* agent, after resuming: I know these slabs, free the others; no answer */
-	LB_STORAGE_LOAD = 27, /* agent: how long reads from storage take just now; no answer */
-	LB_CONTROL = 28,      /* agent: which checkpoints the pages here are good for */
-	LB_CONTROLLED = 29,   /* answer */
-	LB_RELOAD = 30,       /* agent, in a new life of its server: what is in the slots? */
-	LB_RELOAD_REPLY = 31, /* answer: some of it, and where to go on */
-	LB_RDMA_OPEN = 32,    /* agent, backend, rdma: I want to connect a queue pair */
-	LB_RDMA_OPENED = 33,  /* answer: what to show when connecting it, and where */
-	LB_SLAB_KEYS = 34,    /* backend, rdma: where are the slabs, from this number on? */
+	LB_STORAGE_LOAD = 27,    /* agent: how long reads from storage take just now; no answer */
+	LB_CONTROL = 28,         /* agent: which checkpoints the pages here are good for */
+	LB_CONTROLLED = 29,      /* answer */
+	LB_RELOAD = 30,          /* agent, in a new life of its server: what is in the slots? */
+	LB_RELOAD_REPLY = 31,    /* answer: some of it, and where to go on */
+	LB_RDMA_OPEN = 32,       /* agent, backend, rdma: I want to connect a queue pair */
+	LB_RDMA_OPENED = 33,     /* answer: what to show when connecting it, and where */
+	LB_SLAB_KEYS = 34,       /* backend, rdma: where are the slabs, from this number on? */
 	LB_SLAB_KEYS_REPLY = 35, /* answer: addresses and keys */
-	LB_FRAME_TYPES        /* one more than the last */
+	LB_FRAME_TYPES           /* one more than the last */
 } lb_frame_type;
 
 typedef enum lb_wire_error
@@ -162,7 +163,7 @@ typedef struct lb_comm_region
 {
 	uint32_t count;
 	uint32_t stride;
-	uint64_t length; /* of the whole region; shm: which is the descriptor's file */
+	uint64_t length;  /* of the whole region; shm: which is the descriptor's file */
 	uint64_t address; /* rdma: where the region begins for a remote read; shm: 0 */
 	uint32_t key;     /* rdma: the remote key of the region; shm: 0 */
 } lb_comm_region;
@@ -250,9 +251,9 @@ typedef struct lb_node_figures /* STATUS_REPLY */
 	uint64_t rejected_pushes; /* bad checksum, old version, no slot */
 	uint64_t refused_sessions;
 	uint64_t malformed_frames;
-	uint64_t dirty_pages;    /* waiting to be flushed */
-	uint64_t flushed_pages;  /* made durable */
-	uint64_t flush_failures; /* rounds of flushing that failed */
+	uint64_t dirty_pages;      /* waiting to be flushed */
+	uint64_t flushed_pages;    /* made durable */
+	uint64_t flush_failures;   /* rounds of flushing that failed */
 	uint64_t registered_pages; /* pages of the capacity in use that are registered for RDMA */
 	uint32_t rdma_connections; /* queue pairs that are connected */
 } lb_node_figures;
@@ -421,8 +422,9 @@ extern size_t lb_encode_push(uint8_t *out, const lb_push_batch *batch);
 extern size_t lb_encode_push_ack(uint8_t *out, const lb_push_ack *ack);
 extern size_t lb_encode_read(uint8_t *out, const lb_read_batch *batch);
 extern size_t lb_encode_release(uint8_t *out, const lb_release_batch *batch);
-extern size_t lb_encode_slab_number(uint8_t *out, uint32_t slab); /* SLAB_MAP, SLAB_MAPPED, SLAB_KEYS */
-extern size_t lb_encode_count(uint8_t *out, uint32_t count);      /* READ_REPLY */
+extern size_t lb_encode_slab_number(uint8_t *out,
+									uint32_t slab);          /* SLAB_MAP, SLAB_MAPPED, SLAB_KEYS */
+extern size_t lb_encode_count(uint8_t *out, uint32_t count); /* READ_REPLY */
 extern size_t lb_encode_node_figures(uint8_t *out, const lb_node_figures *figures);
 extern size_t lb_encode_storage(uint8_t *out, const lb_storage *storage);
 extern size_t lb_encode_storage_reply(uint8_t *out, const lb_storage_reply *reply);
@@ -462,7 +464,8 @@ extern bool lb_decode_storage_load(const uint8_t *in, size_t length, lb_storage_
 extern bool lb_decode_control(const uint8_t *in, size_t length, lb_control *control);
 extern bool lb_decode_reload(const uint8_t *in, size_t length, lb_reload *reload);
 extern bool lb_decode_reload_reply(const uint8_t *in, size_t length, lb_reload_reply *reply);
-extern bool lb_decode_rdma_invitation(const uint8_t *in, size_t length, lb_rdma_invitation *invitation);
+extern bool lb_decode_rdma_invitation(const uint8_t *in, size_t length,
+									  lb_rdma_invitation *invitation);
 extern bool lb_decode_slab_keys(const uint8_t *in, size_t length, lb_slab_keys *keys);
 
 /* For people: "PUSH", "epoch"; never null. */
