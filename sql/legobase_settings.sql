@@ -50,11 +50,10 @@ ALTER SYSTEM RESET legobase.fence_command;
 -- The server writes everything itself
 ALTER SYSTEM SET legobase.write_mode = 'writethrough';
 SELECT pg_reload_conf() \g /dev/null
-SELECT pg_sleep(0.5) \g /dev/null
 DO $$
 BEGIN
     FOR i IN 1..1000 LOOP
-        PERFORM FROM legobase_summary WHERE dirty_pages = 0;
+        PERFORM FROM legobase_summary WHERE dirty_pages = 0 AND write_mode = 'writethrough';
         EXIT WHEN FOUND;
         PERFORM pg_sleep(0.01);
     END LOOP;
@@ -90,7 +89,7 @@ CREATE PROCEDURE wait_for_pool(pages bigint) LANGUAGE plpgsql AS
 $$
 BEGIN
     FOR i IN 1..1000 LOOP
-        PERFORM FROM legobase_summary WHERE pool_pages = pages;
+        PERFORM FROM legobase_summary WHERE pool_pages = pages AND (pages > 0 OR used_pages = 0);
         EXIT WHEN FOUND;
         PERFORM pg_sleep(0.01);
     END LOOP;

@@ -203,6 +203,8 @@ request_flushing(uint64 now)
 	static uint64 wanted_until;
 	bool wanted = WriteBackFlushWanted();
 
+	/* Processes come to know of a new mode one after the other: some still write back after the flush that was asked for then. */
+	wanted = wanted || (write_mode == WRITE_MODE_WRITETHROUGH && PageDirectoryDirty() > 0);
 	if (wanted)
 	{
 		WriteBackFlushDone();
