@@ -28,6 +28,7 @@ typedef struct node
 	uint64_t started_ns;
 	flusher *flusher;
 	struct rdma_port *rdma; /* null: there is no --listen rdma:// */
+	bool registering;       /* a tenant's slabs are, see rdma_memory.h: work for the event below */
 
 	/* Every session is in one of these, the oldest first. */
 	struct session_list strangers; /* not yet told who they are */

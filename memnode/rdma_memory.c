@@ -4,6 +4,7 @@
  */
 #include <assert.h>
 
+#include "log.h"
 #include "rdma_memory.h"
 
 static void
@@ -14,13 +15,13 @@ deregister_all(tenant *tenant, slab_pool *pool)
 			slab_deregister(pool, tenant->slabs[i]);
 }
 
-static bool
-register_all(tenant *tenant, slab_pool *pool, lb_status *status)
+static slab *
+first_unregistered(const tenant *tenant)
 {
 	for (uint32_t i = 0; i < tenant->slab_numbers; i++)
-		if (tenant->slabs[i] && !slab_register(pool, tenant->slabs[i], tenant->domain, status))
-			return false;
-	return true;
+		if (tenant->slabs[i] && !tenant->slabs[i]->region)
+			return tenant->slabs[i];
+	return NULL;
 }
 
 static void
@@ -30,31 +31,56 @@ destroy_domain(tenant *tenant)
 	tenant->domain = NULL;
 }
 
-bool
-rdma_memory_join(tenant *tenant, slab_pool *pool, lb_rdma_listener *listener, lb_status *status)
-{
-	if (!tenant->domain)
-	{
-		tenant->domain = lb_rdma_domain_create(listener, status);
-		if (!tenant->domain)
-			return false;
-		if (!register_all(tenant, pool, status))
-		{
-			deregister_all(tenant, pool);
-			destroy_domain(tenant);
-			return false;
-		}
-	}
-	tenant->rdma_sessions++;
-	return true;
-}
-
 /* A slab that is still being filled is not registered yet, but is memory that is wanted in the domain. */
 static void
 destroy_if_unused(tenant *tenant)
 {
 	if (tenant->domain && tenant->rdma_sessions == 0 && tenant->held_pages == 0)
 		destroy_domain(tenant);
+}
+
+bool
+rdma_memory_join(tenant *tenant, slab_pool *pool, lb_rdma_listener *listener, lb_status *status)
+{
+	slab *unregistered = first_unregistered(tenant);
+
+	if (!tenant->domain)
+		tenant->domain = lb_rdma_domain_create(listener, status);
+	if (!tenant->domain)
+		return false;
+
+	/* The first one at once: if it fails, whoever asks is told why. */
+	if (unregistered && !slab_register(pool, unregistered, tenant->domain, status))
+	{
+		destroy_if_unused(tenant);
+		return false;
+	}
+	if (unregistered && first_unregistered(tenant))
+	{
+		tenant->registering = true;
+		lb_fail(status, LB_REFUSED, "the memory of this instance is being registered");
+		status->wire_error = LB_ERR_LIMIT;
+		return false;
+	}
+	tenant->rdma_sessions++;
+	return true;
+}
+
+bool
+rdma_memory_step(tenant *tenant, slab_pool *pool)
+{
+	slab *next;
+	lb_status status;
+
+	if (!tenant->registering)
+		return false;
+	next = tenant->domain ? first_unregistered(tenant) : NULL;
+	if (next && slab_register(pool, next, tenant->domain, &status))
+		return true;
+	if (next)
+		log_limited(LOG_WARNING, "instance %s: %s", tenant->name, status.message);
+	tenant->registering = false;
+	return false;
 }
 
 void

@@ -15,6 +15,9 @@
 #include "rdma_port.h"
 #include "session.h"
 
+/* Drivers lock the rings of a queue pair too: a few pages of the system, when nothing is posted. */
+#define LOCKED_BY_QUEUE_PAIR 16384
+
 #define INVITED_FOR_NS (30 * UINT64_C(1000000000))
 
 /* Events taken in one go; others want to be served too. */
@@ -165,6 +168,7 @@ lose_device(rdma_port *port, const char *reason)
 	{
 		rdma_memory_lose(each, &node->pool);
 	}
+	slab_pool_deregister_doomed(&node->pool);
 	stop_listening(port);
 }
 
@@ -245,11 +249,11 @@ rdma_port_open(node *node, const lb_address *address, lb_status *status)
 	lb_status cause;
 	rdma_port *opened;
 
-	if (!lb_rdma_may_lock(node->options->memory_bytes, &cause))
+	if (!lb_rdma_may_lock(node->options->memory_bytes +
+							  (uint64_t) node->options->max_rdma_connections * LOCKED_BY_QUEUE_PAIR,
+						  &cause))
 	{
-		lb_fail(status, cause.code,
-				"rdma: %.160s; raise LimitMEMLOCK of the systemd unit, or ulimit -l",
-				cause.message);
+		lb_fail(status, cause.code, "rdma: %.200s", cause.message);
 		return NULL;
 	}
 	opened = calloc(1, sizeof(rdma_port));
@@ -325,7 +329,14 @@ rdma_port_invite(rdma_port *port, session *session, lb_rdma_invitation *invitati
 		if (errno != EINTR)
 			return lb_fail_errno(status, "cannot make random numbers");
 	if (!rdma_memory_join(session->tenant, &node->pool, port->listener, status))
+	{
+		if (session->tenant->registering)
+		{
+			node->registering = true;
+			node_wake_worker(node);
+		}
 		return false;
+	}
 	if (session->role == LB_ROLE_BACKEND)
 		port->backends++;
 	end->invited = true;

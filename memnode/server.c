@@ -14,6 +14,7 @@
 #include "lb_fault.h"
 #include "listener.h"
 #include "log.h"
+#include "rdma_memory.h"
 #include "rdma_port.h"
 #include "request.h"
 #include "server.h"
@@ -47,6 +48,23 @@ on_signal(evutil_socket_t signal_number, short what, void *arg)
 	event_base_loopbreak(self->node.base);
 }
 
+/* Register a slab for one of the tenants that wait for it. */
+static bool
+register_one(node *node)
+{
+	tenant *each;
+
+	if (!node->registering)
+		return false;
+	TAILQ_FOREACH(each, &node->tenants.all, link)
+	{
+		if (rdma_memory_step(each, &node->pool))
+			return true;
+	}
+	node->registering = false;
+	return false;
+}
+
 /* Do one small piece of work, and come again if more is left. */
 static void
 on_work(evutil_socket_t fd, short what, void *arg)
@@ -56,7 +74,7 @@ on_work(evutil_socket_t fd, short what, void *arg)
 
 	(void) fd;
 	(void) what;
-	if (!slab_pool_reap(&node->pool))
+	if (!slab_pool_reap(&node->pool) && !register_one(node))
 	{
 		tenant = TAILQ_FIRST(&node->granting);
 		if (!tenant)
@@ -299,9 +317,9 @@ stop(server *self)
 	warn_of_dirty_pages(node);
 	flusher_stop(node->flusher);
 	tenant_table_free(&node->tenants, &node->pool);
-	rdma_port_close(node->rdma);
 	while (slab_pool_reap(&node->pool))
 		;
+	rdma_port_close(node->rdma);
 	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++)
 		if (events[i])
 			event_free(events[i]);

@@ -216,10 +216,16 @@ slab_deregister(slab_pool *pool, slab *slab)
 void
 slab_doom(slab_pool *pool, slab *slab)
 {
-	slab_deregister(pool, slab);
 	slab->next_doomed = pool->doomed;
 	pool->doomed = slab;
 	pool->doomed_pages += slab->pages;
+}
+
+void
+slab_pool_deregister_doomed(slab_pool *pool)
+{
+	for (slab *each = pool->doomed; each; each = each->next_doomed)
+		slab_deregister(pool, each);
 }
 
 bool
@@ -229,6 +235,7 @@ slab_pool_reap(slab_pool *pool)
 
 	if (!reaped)
 		return false;
+	slab_deregister(pool, reaped);
 	pool->doomed = reaped->next_doomed;
 	pool->doomed_pages -= reaped->pages;
 	pool->held_pages -= reaped->pages;

@@ -11,8 +11,8 @@
  * A ready slab has all its memory: allocated, zeroed, charged to this process, so that neither a push nor a reader's
  * access can fail for want of it; and it is sealed: no one but this process can ever write to it or change its size.
  *
- * For RDMA a ready slab is registered, as one region (slab_register). Giving it up deregisters it before anything else: from
- * then on its key is worth nothing.
+ * For RDMA a ready slab is registered, as one region (slab_register). When it is destroyed it is deregistered first, one
+ * slab at a time: unpinning takes long. Until then its key is good, and for its own tenant's queue pairs alone.
  *
  * Where the machine has free huge pages (hugetlb, 2 MB) a slab lies in them, else in ordinary pages.
  */
@@ -75,8 +75,11 @@ extern bool slab_register(slab_pool *pool, slab *slab, lb_rdma_domain *domain, l
 /* If it is registered: not any more. */
 extern void slab_deregister(slab_pool *pool, slab *slab);
 
-/* No longer used by anyone here, and not registered any more. Mappings that tenants have keep the memory until they end; they can only read. */
+/* No longer used by anyone here. Mappings, and those who know a slab's key until it is destroyed, can only read; mappings keep the memory until they end. */
 extern void slab_doom(slab_pool *pool, slab *slab);
+
+/* The device is gone: nothing may stay registered, not even what is to be destroyed. */
+extern void slab_pool_deregister_doomed(slab_pool *pool);
 
 /* Destroy one doomed slab; false if there was none. */
 extern bool slab_pool_reap(slab_pool *pool);

@@ -80,6 +80,7 @@ typedef struct tenant
 	/* See rdma_memory.h. */
 	lb_rdma_domain *domain; /* null: it has none */
 	uint32_t rdma_sessions; /* that have a queue pair in it, or an invitation to one */
+	bool registering;       /* slabs that were there before it are being registered */
 } tenant;
 
 typedef struct tenant_table

@@ -290,6 +290,12 @@ attach_complete(NodeLink *link, const lb_welcome *welcome)
 		ereport(LOG, (errmsg("legobase: attached to memory node \"%s\", which offers " UINT64_FORMAT
 							 " MB",
 							 link->uri.text, welcome->free_pages / (1024 * 1024 / LB_PAGE_SIZE))));
+	if (welcome->capacity_pages < SlabTablePages())
+		ereport(LOG, (errmsg("legobase: memory node \"%s\" is not used: it has less than one slab "
+							 "of %u MB for this server",
+							 link->uri.text, SlabTablePages() / (1024 * 1024 / LB_PAGE_SIZE)),
+					  errhint("Give it more memory, or lower \"legobase.max_remote_pool_size\", on "
+							  "which the size of a slab depends.")));
 	if (!reloaded)
 		flush_attached(link, resumed);
 	control_attached(link, resumed);

@@ -84,6 +84,13 @@ handle_grant(NodeLink *link, const lb_frame *frame)
 		!lb_decode_slab_list(frame->body, frame->header.body_length, &list))
 		return false;
 	link->slab_request_at = 0;
+
+	/*
+	 * The node uses numbers again. A process that asked for keys while our SLAB_RETURN was still on its way has the old key of this number; before
+	 * anything of the new slab can be found in the directory it has to ask again.
+	 */
+	if (link->uri.transport == LB_TRANSPORT_RDMA && list.count > 0)
+		NodeTableAskUnmap();
 	for (uint32 i = 0; i < list.count && link->state == LINK_ATTACHED; i++)
 	{
 		if (!SlabTableAdd(link->node, list.slabs[i]))

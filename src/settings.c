@@ -141,6 +141,8 @@ settings_wanted_pages(void)
 
 	if (remote_pool_size_mb < 0 || pages > settings_max_pages())
 		return settings_max_pages();
+	if (pages > 0 && pages < settings_slab_pages())
+		return settings_slab_pages();
 	return (uint32) (pages / settings_slab_pages() * settings_slab_pages());
 }
 

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lb_clock.h"
@@ -31,8 +32,10 @@ _Static_assert(BOUNCE_PAGES >= LB_BATCH_MAX, "a batch fits an empty ring");
 
 /* Polling for a completion. A look at the clock takes longer than a poll in vain. */
 #define POLLS_PER_CLOCK 64
-#define SPIN_NS 50000   /* without a pause; then others have the processor between two polls */
-#define LOOK_NS 5000000 /* between looks at what else may end the wait */
+#define SPIN_NS 50000 /* without a pause; then others have the processor between two polls */
+#define LOOK_NS \
+	5000000 /* between looks at what else may end the wait; after the first one we sleep between polls */
+#define PAUSE_NS 100000
 
 typedef struct slab_place
 {
@@ -225,16 +228,21 @@ rdma_connect(lb_data_plane *plane, const lb_address *address, const lb_hello *he
 {
 	rdma_plane *rdma = (rdma_plane *) plane;
 	lb_rdma_invitation invitation;
+	uint64_t now;
 
 	rdma->fd = lb_data_plane_socket_open(plane, address, hello, deadline_ns, status);
 	if (rdma->fd < 0)
 		return false;
 	if (!get_invitation(rdma, &invitation, deadline_ns, status))
 		goto failed;
-	if (!establish(rdma, address, &invitation, deadline_ns, status))
+
+	/* The node answers, it has just done so: half of the time that is left is for reading over TCP instead. */
+	now = lb_now_ns();
+	if (!establish(rdma, address, &invitation,
+				   now < deadline_ns ? now + (deadline_ns - now) / 2 : deadline_ns, status))
 	{
-		/* This host has no queue pair, device or locked memory to spare, or the node has not. */
-		plane->tcp_would_do = status->code != LB_TIMEOUT && status->code != LB_CANCELLED;
+		/* This host has no queue pair, device or locked memory to spare, or the node has not, or the fabric is not passable. */
+		plane->tcp_would_do = status->code != LB_CANCELLED && lb_now_ns() < deadline_ns;
 		goto failed;
 	}
 	if (learn_slabs(rdma, deadline_ns, status))
@@ -283,18 +291,24 @@ spin(rdma_plane *rdma, uint64_t *ticket, lb_status *status)
 static int
 poll_patiently(rdma_plane *rdma, uint64_t *ticket, uint64_t deadline_ns, lb_status *status)
 {
+	static const struct timespec pause = {.tv_nsec = PAUSE_NS};
 	uint64_t next_look = lb_now_ns() + LOOK_NS;
+	bool looked = false;
 	int found;
 
 	while ((found = lb_rdma_poll(rdma->connection, ticket, status)) == 0)
 	{
 		uint64_t now;
 
-		sched_yield();
+		if (looked)
+			nanosleep(&pause, NULL);
+		else
+			sched_yield();
 		now = lb_now_ns();
 		if (now < next_look && now < deadline_ns)
 			continue;
 		next_look = now + LOOK_NS;
+		looked = true;
 
 		/* A node that has closed the connection does not answer: without its event we would wait for the deadline. */
 		if (!lb_rdma_check(rdma->connection, status) ||
@@ -428,7 +442,8 @@ rdma_close(lb_data_plane *plane)
 const lb_data_plane_ops lb_data_plane_rdma = {
 	.name = "rdma",
 	.size = sizeof(rdma_plane),
-	.descriptors = 4, /* the session's socket, the event channel, and two of the device */
+	.descriptors =
+		4, /* the session's socket, the event channel, and two of the device, which librdmacm keeps for the next connection */
 	.read_ahead_helps = true,
 	.connect = rdma_connect,
 	.submit = rdma_submit,

@@ -37,7 +37,8 @@
 
 typedef struct lb_rdma_connection lb_rdma_connection;
 typedef struct lb_rdma_listener lb_rdma_listener;
-typedef struct lb_rdma_domain lb_rdma_domain; /* a protection domain, and what is registered in it */
+typedef struct lb_rdma_domain
+	lb_rdma_domain; /* a protection domain, and what is registered in it */
 typedef struct lb_rdma_region lb_rdma_region; /* registered memory */
 
 /* Counted by the data plane itself, one for each call's worth: tests assert on them. Never reset. */
@@ -96,7 +97,8 @@ extern uint32_t lb_rdma_remote_key(const lb_rdma_connection *connection);
 
 typedef struct lb_rdma_read
 {
-	void *dest; /* LB_PAGE_SIZE bytes within memory that is registered in the connection's domain ... */
+	void *
+		dest; /* LB_PAGE_SIZE bytes within memory that is registered in the connection's domain ... */
 	uint32_t local_key; /* ... with this key */
 	uint64_t address;   /* the peer's */
 	uint32_t remote_key;
@@ -138,15 +140,15 @@ extern void lb_rdma_listener_close(lb_rdma_listener *listener);
 extern uint16_t lb_rdma_listener_port(const lb_rdma_listener *listener);
 extern const char *lb_rdma_listener_device(const lb_rdma_listener *listener);
 
-/* Readable: call lb_rdma_listener_next until it returns 0. It is non-blocking. */
+/* Readable: call lb_rdma_listener_next until it returns 0. It is non-blocking, and stays readable while there are events. */
 extern int lb_rdma_listener_fd(const lb_rdma_listener *listener);
 
 typedef enum lb_rdma_event_kind
 {
 	LB_RDMA_REQUESTED,   /* somebody wants to connect: lb_rdma_accept or lb_rdma_reject */
 	LB_RDMA_ESTABLISHED, /* an accepted connection is complete */
-	LB_RDMA_ENDED,       /* an accepted connection was disconnected, or did not come about: close it */
-	LB_RDMA_DEVICE_GONE  /* close all connections and domains, and the listener */
+	LB_RDMA_ENDED, /* an accepted connection was disconnected, or did not come about: close it */
+	LB_RDMA_DEVICE_GONE /* close all connections and domains, and the listener */
 } lb_rdma_event_kind;
 
 typedef struct lb_rdma_event
@@ -182,13 +184,16 @@ extern void lb_rdma_reject(const lb_rdma_event *event);
 extern int lb_rdma_completion_fd(const lb_rdma_connection *connection);
 extern bool lb_rdma_arm(lb_rdma_connection *connection, lb_status *status);
 
-/* A protection domain of the listener's device. Destroy it before the listener, and after its connections and regions. */
+/*
+ * A protection domain of the listener's device. Destroy it after its connections; regions may outlive it, and it goes with the last one. All of
+ * that before the listener is closed.
+ */
 extern lb_rdma_domain *lb_rdma_domain_create(lb_rdma_listener *listener, lb_status *status);
 extern void lb_rdma_domain_destroy(lb_rdma_domain *domain);
 
 /*
- * Register memory: for reading by the domain's peers, and as the destination of our own reads. Never for writing by anybody else. Takes a
- * few tenths of a microsecond a page (pages are pinned), in one go. Null with a status.
+ * Register memory: for reading by the domain's peers, and as the destination of our own reads. Never for writing by anybody else. Takes up to
+ * a microsecond for each 4 kB page of the system (pages are pinned), in one go; deregistering about a quarter of that; huge pages, little. Null with a status.
  */
 extern lb_rdma_region *lb_rdma_register(lb_rdma_domain *domain, void *start, size_t length,
 										lb_status *status);

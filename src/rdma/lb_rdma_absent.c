@@ -8,7 +8,8 @@ static void
 absent(lb_status *status)
 {
 	lb_fail(status, LB_INVALID,
-			"this build has no RDMA data plane: libibverbs and librdmacm were not found when it was built");
+			"this build has no RDMA data plane: libibverbs and librdmacm were not found when it "
+			"was built");
 }
 
 bool

@@ -15,11 +15,11 @@
 
 /*
  * How long the device waits for an acknowledgement before it sends again: 4.096 us * 2^14 = 67 ms; and how often. rdma_cm's own value is 2 s: a peer that has
- * gone without a word would be noticed only after a quarter of a minute.
+ * gone without a word would be noticed only after a quarter of a minute. Not 7 times: soft-RoCE takes that for "for ever".
  */
 #define ACK_TIMEOUT 14
-#define RETRY_COUNT 7
-#define RNR_RETRY_COUNT 6 /* 7 would be "for ever" */
+#define RETRY_COUNT 6
+#define RNR_RETRY_COUNT 6 /* 7 is "for ever" with all devices */
 
 /* Reasons for a rejection, of the InfiniBand specification's table of REJ messages. */
 #define REJECTED_NO_LISTENER 8
@@ -66,6 +66,7 @@ lb_rdma_next_cm_event(struct rdma_event_channel *channel, lb_rdma_cm_event *even
 	const struct rdma_conn_param *param;
 	size_t kept;
 
+	errno = 0;
 	if (rdma_get_cm_event(channel, &received) != 0)
 	{
 		if (errno == EAGAIN || errno == EINTR)
@@ -76,7 +77,8 @@ lb_rdma_next_cm_event(struct rdma_event_channel *channel, lb_rdma_cm_event *even
 	param = &received->param.conn;
 	*event = (lb_rdma_cm_event){
 		.type = received->event,
-		.status = received->status,
+		/* librdmacm's own failures on the way to an event are -1, with the reason in errno */
+		.status = received->status == -1 && errno != 0 ? -errno : received->status,
 		.id = received->id,
 		.responder_resources = param->responder_resources,
 		.initiator_depth = param->initiator_depth,
@@ -90,16 +92,31 @@ lb_rdma_next_cm_event(struct rdma_event_channel *channel, lb_rdma_cm_event *even
 	return 1;
 }
 
+/* A read may have failed because the device is gone, before anybody has looked at the event that says so. */
+static void
+notice_removal(const lb_rdma_connection *connection)
+{
+	lb_rdma_cm_event event;
+	lb_status status;
+
+	while (lb_rdma_next_cm_event(connection->channel, &event, &status) == 1)
+		if (event.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+			lb_rdma_device_removed(connection->hold.verbs);
+}
+
 void
 lb_rdma_close(lb_rdma_connection *connection)
 {
 	if (connection == NULL)
 		return;
+	if (connection->hold.verbs != NULL)
+		notice_removal(connection);
 	lb_rdma_queue_destroy(&connection->queue);
 	lb_rdma_deregister(connection->region);
 	lb_rdma_domain_destroy(connection->domain);
 	if (connection->id != NULL)
 		rdma_destroy_id(connection->id);
+	lb_rdma_device_release(&connection->hold);
 	if (connection->channel != NULL)
 		rdma_destroy_event_channel(connection->channel);
 	free(connection);
@@ -112,7 +129,7 @@ fail_no_device(const lb_rdma_connection *connection, int error, lb_status *statu
 {
 	char peer[LB_RDMA_ADDRESS_TEXT];
 
-	lb_rdma_address_text(&connection->id->route.addr.dst_addr, peer);
+	lb_rdma_address_text((const struct sockaddr *) &connection->peer, peer);
 	switch (error)
 	{
 		case ETIMEDOUT:
@@ -141,16 +158,17 @@ static bool
 begin_resolving(lb_rdma_connection *connection, const lb_address *address, uint16_t port,
 				lb_status *status)
 {
-	struct sockaddr_storage peer = address->storage;
+	struct sockaddr_storage *peer = &connection->peer;
 
-	if (peer.ss_family == AF_INET)
-		((struct sockaddr_in *) &peer)->sin_port = htons(port);
-	else if (peer.ss_family == AF_INET6)
-		((struct sockaddr_in6 *) &peer)->sin6_port = htons(port);
+	*peer = address->storage;
+	if (peer->ss_family == AF_INET)
+		((struct sockaddr_in *) peer)->sin_port = htons(port);
+	else if (peer->ss_family == AF_INET6)
+		((struct sockaddr_in6 *) peer)->sin6_port = htons(port);
 	else
 		return lb_fail(status, LB_INVALID, "an RDMA connection needs an IP address");
 
-	connection->channel = lb_rdma_channel_open(status);
+	connection->channel = lb_rdma_channel_open(LB_SYSTEM, status);
 	if (connection->channel == NULL)
 		return false;
 	if (rdma_create_id(connection->channel, &connection->id, NULL, RDMA_PS_TCP) != 0)
@@ -159,7 +177,7 @@ begin_resolving(lb_rdma_connection *connection, const lb_address *address, uint1
 		return lb_fail_errno(status, "could not make an id of rdma_cm");
 	}
 	lb_rdma_set_ack_timeout(connection->id);
-	if (rdma_resolve_addr(connection->id, NULL, (struct sockaddr *) &peer, RESOLVE_MS) != 0)
+	if (rdma_resolve_addr(connection->id, NULL, (struct sockaddr *) peer, RESOLVE_MS) != 0)
 		return fail_no_device(connection, errno, status);
 	return true;
 }
@@ -244,6 +262,9 @@ fail_event(const lb_rdma_connection *connection, const lb_rdma_cm_event *event, 
 		case RDMA_CM_EVENT_ROUTE_ERROR:
 			return fail_no_device(connection, error, status);
 		case RDMA_CM_EVENT_REJECTED:
+			/* A node that closes before it knows that we are established rejects. */
+			if (connection->state == LB_RDMA_ESTABLISHED_STATE)
+				return lb_fail(status, LB_CLOSED, "the memory node has ended the RDMA connection");
 			return fail_rejected(event->status, status);
 		case RDMA_CM_EVENT_UNREACHABLE:
 			return lb_fail(status, LB_TIMEOUT, "no answer to an RDMA connection request");
@@ -253,6 +274,7 @@ fail_event(const lb_rdma_connection *connection, const lb_rdma_cm_event *event, 
 		case RDMA_CM_EVENT_DISCONNECTED:
 			return lb_fail(status, LB_CLOSED, "the memory node has ended the RDMA connection");
 		case RDMA_CM_EVENT_DEVICE_REMOVAL:
+			lb_rdma_device_removed(connection->id->verbs);
 			return lb_fail(status, LB_SYSTEM, "this host's RDMA device was removed");
 		default:
 			return lb_fail(status, LB_SYSTEM, "unexpected event of an RDMA connection: %s",
@@ -267,6 +289,7 @@ handle_event(lb_rdma_connection *connection, const lb_rdma_cm_event *event, lb_s
 	switch (event->type)
 	{
 		case RDMA_CM_EVENT_ADDR_RESOLVED:
+			lb_rdma_device_hold(&connection->hold, connection->id->verbs);
 			if (rdma_resolve_route(connection->id, RESOLVE_MS) != 0)
 				return fail_no_device(connection, errno, status);
 			return true;

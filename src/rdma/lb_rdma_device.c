@@ -58,7 +58,7 @@ lb_rdma_set_nonblocking(int fd, lb_status *status)
 }
 
 struct rdma_event_channel *
-lb_rdma_channel_open(lb_status *status)
+lb_rdma_channel_open(lb_code no_device, lb_status *status)
 {
 	struct rdma_event_channel *channel;
 
@@ -68,7 +68,7 @@ lb_rdma_channel_open(lb_status *status)
 	if (channel == NULL)
 	{
 		if (errno == ENODEV || errno == ENOENT || errno == EPERM || errno == ENOSYS)
-			lb_fail(status, LB_SYSTEM,
+			lb_fail(status, no_device,
 					"this host has no RDMA device that can be used (%s): set one up (\"rdma link\" "
 					"lists them) and load rdma_ucm, or use tcp://",
 					strerror(errno));
@@ -82,6 +82,71 @@ lb_rdma_channel_open(lb_status *status)
 		return NULL;
 	}
 	return channel;
+}
+
+/* ---- devices ---- */
+
+static pthread_mutex_t holds_mutex = PTHREAD_MUTEX_INITIALIZER;
+static lb_rdma_hold *holds; /* all there are in this process */
+
+void
+lb_rdma_device_hold(lb_rdma_hold *hold, struct ibv_context *verbs)
+{
+	pthread_mutex_lock(&holds_mutex);
+	*hold = (lb_rdma_hold){.verbs = verbs, .next = holds};
+	holds = hold;
+	pthread_mutex_unlock(&holds_mutex);
+}
+
+void
+lb_rdma_device_removed(struct ibv_context *verbs)
+{
+	pthread_mutex_lock(&holds_mutex);
+	for (lb_rdma_hold *hold = holds; hold != NULL; hold = hold->next)
+		if (hold->verbs == verbs)
+			hold->removed = true;
+	pthread_mutex_unlock(&holds_mutex);
+}
+
+/*
+ * The context itself stays librdmacm's, which will close these two descriptors' numbers one day, when it finds another device; and the device that
+ * they were of is not found again, even if it comes back with the same name. So the numbers must go on being open, as something harmless.
+ */
+static void
+close_descriptors(struct ibv_context *verbs)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0)
+		return;
+	dup3(null, verbs->cmd_fd, O_CLOEXEC);
+	dup3(null, verbs->async_fd, O_CLOEXEC);
+	close(null);
+}
+
+void
+lb_rdma_device_release(lb_rdma_hold *hold)
+{
+	struct ibv_context *verbs = hold->verbs;
+	bool others = false;
+
+	if (verbs == NULL)
+		return;
+	pthread_mutex_lock(&holds_mutex);
+	for (lb_rdma_hold **at = &holds; *at != NULL;)
+	{
+		if (*at == hold)
+		{
+			*at = hold->next;
+			continue;
+		}
+		others = others || (*at)->verbs == verbs;
+		at = &(*at)->next;
+	}
+	if (hold->removed && !others)
+		close_descriptors(verbs);
+	hold->verbs = NULL;
+	pthread_mutex_unlock(&holds_mutex);
 }
 
 void
@@ -147,11 +212,16 @@ lb_rdma_fail_make(lb_status *status, struct ibv_context *verbs, const char *what
 		case ENOMEM:
 		case ENOSPC:
 		case EAGAIN:
-		case EINVAL:
 		case EDQUOT:
 			lb_fail(status, LB_REFUSED,
 					"RDMA device %s has no %s left, or not enough memory may be locked for one: %s",
 					device, what, strerror(error));
+			status->wire_error = LB_ERR_LIMIT;
+			return false;
+		case EINVAL:
+			lb_fail(status, LB_REFUSED,
+					"RDMA device %s has no %s left, or the peer has gone already: %s", device, what,
+					strerror(error));
 			status->wire_error = LB_ERR_LIMIT;
 			return false;
 		default:
@@ -225,6 +295,9 @@ lb_rdma_domain_destroy(lb_rdma_domain *domain)
 {
 	if (domain == NULL)
 		return;
+	domain->given_up = true;
+	if (domain->regions > 0)
+		return;
 	ibv_dealloc_pd(domain->pd);
 	free(domain);
 }
@@ -264,6 +337,8 @@ lb_rdma_register_for(lb_rdma_domain *domain, void *start, size_t length, unsigne
 		free(region);
 		return NULL;
 	}
+	region->domain = domain;
+	domain->regions++;
 	return region;
 }
 
@@ -277,10 +352,15 @@ lb_rdma_register(lb_rdma_domain *domain, void *start, size_t length, lb_status *
 void
 lb_rdma_deregister(lb_rdma_region *region)
 {
+	lb_rdma_domain *domain;
+
 	if (region == NULL)
 		return;
+	domain = region->domain;
 	ibv_dereg_mr(region->mr);
 	free(region);
+	if (--domain->regions == 0 && domain->given_up)
+		lb_rdma_domain_destroy(domain);
 }
 
 uint32_t

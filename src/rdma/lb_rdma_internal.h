@@ -24,11 +24,14 @@
 struct lb_rdma_domain
 {
 	struct ibv_pd *pd;
+	uint32_t regions;
+	bool given_up; /* by its owner; it goes with its last region */
 };
 
 struct lb_rdma_region
 {
 	struct ibv_mr *mr;
+	lb_rdma_domain *domain;
 };
 
 /* ---- lb_rdma_device.c ---- */
@@ -36,8 +39,24 @@ struct lb_rdma_region
 /* Before a process touches its first device. */
 extern bool lb_rdma_prepare(lb_status *status);
 
-/* An event channel of rdma_cm whose descriptor is non-blocking and close-on-exec. */
-extern struct rdma_event_channel *lb_rdma_channel_open(lb_status *status);
+/* An event channel of rdma_cm whose descriptor is non-blocking and close-on-exec. no_device: the code if this host has no device. */
+extern struct rdma_event_channel *lb_rdma_channel_open(lb_code no_device, lb_status *status);
+
+/*
+ * Use of a device's context, which librdmacm opens, shares among all ids, and never closes when the last device of a host goes away. Drivers that
+ * can't take a device away from under its users (soft-RoCE) wait for it to be closed; so who uses one holds it, and the last one that lets go of a
+ * device that was removed closes its descriptors. To be called when the holder's id was destroyed.
+ */
+typedef struct lb_rdma_hold
+{
+	struct ibv_context *verbs; /* null: holds none */
+	bool removed;
+	struct lb_rdma_hold *next;
+} lb_rdma_hold;
+
+extern void lb_rdma_device_hold(lb_rdma_hold *hold, struct ibv_context *verbs);
+extern void lb_rdma_device_removed(struct ibv_context *verbs);
+extern void lb_rdma_device_release(lb_rdma_hold *hold);
 
 extern bool lb_rdma_set_nonblocking(int fd, lb_status *status);
 
@@ -121,6 +140,8 @@ struct lb_rdma_connection
 
 	/* the side that asked */
 	struct rdma_event_channel *channel; /* null on the side that accepted */
+	lb_rdma_hold hold;
+	struct sockaddr_storage peer;
 	lb_rdma_domain *domain;
 	lb_rdma_region *region;
 	lb_rdma_memory memory;

@@ -10,7 +10,8 @@
 
 #include "lb_rdma_internal.h"
 
-#define BACKLOG 1024 /* requests that wait for us; the kernel's limit is the same */
+#define EVENTS_IN_ONE_GO 32 /* taken by one call: some are of no interest to the caller */
+#define BACKLOG 1024        /* requests that wait for us; the kernel's limit is the same */
 
 /*
  * Ids of accepted connections, and those of requests, use the listener's event channel; their context is the connection, or null. An id that is bound to
@@ -22,7 +23,8 @@ struct lb_rdma_listener
 	struct rdma_cm_id *id;
 	struct rdma_cm_id *watcher; /* null: id has the device */
 	struct ibv_context *verbs;  /* of id or watcher, and open as long as they are there */
-	struct ibv_cq *idle;        /* of all queue pairs that never post */
+	lb_rdma_hold hold;
+	struct ibv_cq *idle; /* of all queue pairs that never post */
 	lb_rdma_depths depths;
 };
 
@@ -157,20 +159,18 @@ static bool
 open_listener(lb_rdma_listener *listener, const lb_address *address, const char *device_name,
 			  lb_status *status)
 {
-	listener->channel = lb_rdma_channel_open(status);
+	listener->channel = lb_rdma_channel_open(LB_INVALID, status);
 	if (listener->channel == NULL)
-	{
-		/* The address given to us can't be served on this host: that is for whoever gave it to change. */
-		status->code = LB_INVALID;
 		return false;
-	}
 	if (rdma_create_id(listener->channel, &listener->id, NULL, RDMA_PS_TCP) != 0)
 	{
 		listener->id = NULL;
 		return lb_fail_errno(status, "could not make an id of rdma_cm");
 	}
-	if (!bind_address(listener, address, device_name, status) ||
-		!lb_rdma_device_depths(listener->verbs, &listener->depths, status))
+	if (!bind_address(listener, address, device_name, status))
+		return false;
+	lb_rdma_device_hold(&listener->hold, listener->verbs);
+	if (!lb_rdma_device_depths(listener->verbs, &listener->depths, status))
 		return false;
 	listener->idle = lb_rdma_idle_cq_create(listener->verbs, status);
 	if (listener->idle == NULL)
@@ -209,6 +209,7 @@ lb_rdma_listener_close(lb_rdma_listener *listener)
 		rdma_destroy_id(listener->watcher);
 	if (listener->id != NULL)
 		rdma_destroy_id(listener->id);
+	lb_rdma_device_release(&listener->hold);
 	if (listener->channel != NULL)
 		rdma_destroy_event_channel(listener->channel);
 	free(listener);
@@ -302,7 +303,7 @@ take_connection_event(lb_rdma_connection *connection, const lb_rdma_cm_event *re
 int
 lb_rdma_listener_next(lb_rdma_listener *listener, lb_rdma_event *event, lb_status *status)
 {
-	for (;;)
+	for (int i = 0; i < EVENTS_IN_ONE_GO; i++)
 	{
 		lb_rdma_cm_event received;
 		int taken = lb_rdma_next_cm_event(listener->channel, &received, status);
@@ -311,6 +312,7 @@ lb_rdma_listener_next(lb_rdma_listener *listener, lb_rdma_event *event, lb_statu
 			return taken;
 		if (received.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
 		{
+			lb_rdma_device_removed(listener->verbs);
 			*event = (lb_rdma_event){.kind = LB_RDMA_DEVICE_GONE};
 			return 1;
 		}
@@ -323,6 +325,7 @@ lb_rdma_listener_next(lb_rdma_listener *listener, lb_rdma_event *event, lb_statu
 				 take_connection_event(received.id->context, &received, event))
 			return 1;
 	}
+	return 0; /* the descriptor is readable still */
 }
 
 /* ---- accepting ---- */

@@ -122,8 +122,8 @@ SKIP:
 	my ($uid, $gid) = (getpwnam('nobody'))[2, 3];
 	skip 'no RDMA in this build', 2 if $without_rdma;
 	skip 'only root can try with little locked memory', 2 if $> != 0 || !defined $uid;
-	my $text = `setpriv --reuid $uid --regid $gid --clear-groups --inh-caps=-all --bounding-set=-all \
-		prlimit --memlock=1048576:1048576 $node @rdma @memory 2>&1`;
+	my $as_nobody = "setpriv --reuid $uid --regid $gid --clear-groups --inh-caps=-all --bounding-set=-all";
+	my $text = `$as_nobody prlimit --memlock=1048576:1048576 $node @rdma @memory 2>&1`;
 	is($? >> 8, 1, 'exit code with little locked memory');
 	like($text, qr/cannot start: .*(LimitMEMLOCK.*ulimit -l|ulimit -l.*LimitMEMLOCK)/, 'message');
 }

@@ -77,7 +77,8 @@ for my $uri ('shm://./node.sock', "shm://$folder/node.sock", $tcp)
 	is($?, 0, "--status $uri");
 	is(join(' ', map { /^([a-z_]+): / ? $1 : '?' } split(/\n/, $status)),
 		'incarnation uptime_s capacity_pages granted_pages used_pages huge_pages tenants sessions pushes reads '
-		  . 'rejected_pushes refused_sessions malformed_frames dirty_pages flushed_pages flush_failures', 'one figure a line');
+		  . 'rejected_pushes refused_sessions malformed_frames dirty_pages flushed_pages flush_failures '
+		  . 'registered_pages rdma_connections', 'one figure a line');
 	like($status, qr/^capacity_pages: 2048$/m, 'capacity');
 }
 kill('HUP', $pid);

@@ -265,7 +265,7 @@ test_wrong_key(void)
 static void
 test_order(void)
 {
-	push_plan plan = {.page = 100, .count = 64, .relation = 600, .version = 1, .seed = 1};
+	push_plan plan = {.page = 128, .count = 64, .relation = 600, .version = 1, .seed = 1};
 	lb_fence fence = fence_of_relation(600);
 	uint64_t used = figures().used_pages;
 	bool in_order = true;
@@ -273,9 +273,8 @@ test_order(void)
 	for (int i = 0; i < 20; i++)
 	{
 		plan.version = (uint64_t) i + 1;
-		plan.page = 100;
 		client_send_push(&agent.client, &plan);
-		client_release(&agent.client, 0, 100, plan.version);
+		client_release(&agent.client, 0, 128, plan.version);
 		client_fence(&agent.client, &fence);
 		client_send(&agent.client, LB_PING, NULL, 0);
 		in_order = client_receive(&agent.client) == LB_PUSH_ACK &&

@@ -1,256 +1,21 @@
 /*
  * verbs_smoke.c
- *	  The verbs layer over a real device: connecting, reading, refusals, losses, leaks. TAP on standard output.
+ *	  The verbs layer over a real device: reading, what is refused, losses, leaks. TAP on standard output.
  *
- *	  verbs_smoke ADDRESS [DEVICE]
+ *	  verbs_smoke ADDRESS DEVICE
  *
- * Both sides are in this process, and take turns, but where one of them is to be killed. With DEVICE, a soft-RoCE device that is on a network
- * interface named d0, this device is removed and added again, at the end.
+ * DEVICE is a soft-RoCE device on a network interface of its own that has ADDRESS, and the only one of the machine: it is removed at the end, and
+ * added again. To be run as root in the VM of softroce-vm.sh.
  */
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include <time.h>
 
-#include "lb_clock.h"
-#include "lb_rdma_internal.h"
+#include "smoke_sides.h"
 
-#define SECONDS UINT64_C(1000000000)
-#define PATIENCE (20 * SECONDS)
-#define SLAB_PAGES 64
-#define BOUNCE_PAGES 64
-
-/* ---- TAP ---- */
-
-static int tests_run;
-static int tests_failed;
-
-static bool
-ok(bool good, const char *name)
-{
-	tests_run++;
-	if (!good)
-		tests_failed++;
-	printf("%s %d - %s\n", good ? "ok" : "not ok", tests_run, name);
-	fflush(stdout);
-	return good;
-}
-
-static void
-note_status(const lb_status *status)
-{
-	printf("# code %d, wire error %d: %s\n", status->code, status->wire_error, status->message);
-	fflush(stdout);
-}
-
-static _Noreturn void
-bail_out(const char *what, const lb_status *status)
-{
-	printf("Bail out! %s: %s\n", what, status->message);
-	exit(1);
-}
-
-/* ---- the memory node ---- */
-
-typedef struct node
-{
-	lb_rdma_listener *listener;
-	lb_rdma_domain *domains[2]; /* of two tenants */
-	lb_rdma_region *slabs[2];
-	unsigned char *memory[2];
-	int tenant;    /* of the next connection */
-	bool may_read; /* the next connection */
-	lb_rdma_connection *accepted;
-	bool established;
-	bool ended;
-	bool device_gone;
-	int rejected;
-} node;
-
-static const uint8_t good_secret[LB_RDMA_SECRET_SIZE] = "let me in, now!";
-static lb_address address;
-
-static unsigned char *
-map_pages(int count)
-{
-	void *pages = mmap(NULL, (size_t) count * LB_PAGE_SIZE, PROT_READ | PROT_WRITE,
-					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (pages == MAP_FAILED)
-	{
-		printf("Bail out! mmap failed\n");
-		exit(1);
-	}
-	return pages;
-}
-
-static bool
-node_start(node *n, const char *device, lb_status *status)
-{
-	memset(n, 0, sizeof(*n));
-	n->listener = lb_rdma_listen(&address, device, status);
-	if (n->listener == NULL)
-		return false;
-	for (int i = 0; i < 2; i++)
-	{
-		n->memory[i] = map_pages(SLAB_PAGES);
-		for (int page = 0; page < SLAB_PAGES; page++)
-			memset(n->memory[i] + page * LB_PAGE_SIZE, i * 100 + page + 1, LB_PAGE_SIZE);
-		n->domains[i] = lb_rdma_domain_create(n->listener, status);
-		if (n->domains[i] == NULL)
-			return false;
-		n->slabs[i] = lb_rdma_register(n->domains[i], n->memory[i], SLAB_PAGES * LB_PAGE_SIZE,
-									   status);
-		if (n->slabs[i] == NULL)
-			return false;
-	}
-	return true;
-}
-
-static void
-node_stop(node *n)
-{
-	lb_rdma_close(n->accepted);
-	for (int i = 0; i < 2; i++)
-	{
-		lb_rdma_deregister(n->slabs[i]);
-		lb_rdma_domain_destroy(n->domains[i]);
-		if (n->memory[i] != NULL)
-			munmap(n->memory[i], SLAB_PAGES * LB_PAGE_SIZE);
-	}
-	lb_rdma_listener_close(n->listener);
-	memset(n, 0, sizeof(*n));
-}
-
-static void
-node_decide(node *n, const lb_rdma_event *event)
-{
-	lb_status status;
-
-	if (memcmp(event->secret, good_secret, sizeof(good_secret)) != 0)
-	{
-		lb_rdma_reject(event);
-		n->rejected++;
-		return;
-	}
-	n->established = false;
-	n->ended = false;
-	n->accepted = lb_rdma_accept(n->listener, event, n->domains[n->tenant], n->may_read, n, &status);
-	if (n->accepted == NULL)
-		note_status(&status);
-}
-
-/* What the node does when there are events. */
-static void
-node_run(node *n)
-{
-	lb_rdma_event event;
-	lb_status status;
-	int taken;
-
-	while ((taken = lb_rdma_listener_next(n->listener, &event, &status)) == 1)
-	{
-		switch (event.kind)
-		{
-			case LB_RDMA_REQUESTED:
-				node_decide(n, &event);
-				break;
-			case LB_RDMA_ESTABLISHED:
-				n->established = true;
-				break;
-			case LB_RDMA_ENDED:
-				n->ended = true;
-				break;
-			case LB_RDMA_DEVICE_GONE:
-				n->device_gone = true;
-				break;
-		}
-	}
-	if (taken < 0)
-		bail_out("the node's events", &status);
-}
-
-/* ---- the compute node ---- */
-
-typedef struct client
-{
-	lb_rdma_connection *connection;
-	unsigned char *bounce;
-} client;
-
-static bool
-client_connect(client *c, node *n, const uint8_t *secret, bool remote_read, lb_status *status)
-{
-	lb_rdma_invitation invitation = {.port = lb_rdma_listener_port(n->listener)};
-	lb_rdma_memory memory = {.length = BOUNCE_PAGES * LB_PAGE_SIZE, .remote_read = remote_read};
-	uint64_t deadline = lb_now_ns() + PATIENCE;
-	int done = 0;
-
-	memcpy(invitation.secret, secret, sizeof(invitation.secret));
-	memory.start = c->bounce;
-	n->may_read = remote_read;
-	c->connection = lb_rdma_connect_start(&address, &invitation, &memory, status);
-	if (c->connection == NULL)
-		return false;
-	while (done == 0 && lb_now_ns() < deadline)
-	{
-		struct pollfd fds[2] = {
-			{.fd = lb_rdma_event_fd(c->connection), .events = POLLIN},
-			{.fd = lb_rdma_listener_fd(n->listener), .events = POLLIN},
-		};
-
-		poll(fds, 2, 1000);
-		node_run(n);
-		done = lb_rdma_connect_continue(c->connection, status);
-	}
-	if (done == 0)
-		lb_fail(status, LB_TIMEOUT, "the test's patience is over");
-	return done == 1;
-}
-
-/* Post and poll until done. 1, or -1. */
-static int
-client_read(client *c, const lb_rdma_read *reads, int count, uint64_t id, lb_status *status)
-{
-	uint64_t deadline = lb_now_ns() + PATIENCE;
-	uint64_t completed = 0;
-	int done = 0;
-
-	if (!lb_rdma_post_reads(c->connection, reads, count, id, status))
-		return -1;
-	while (done == 0 && lb_now_ns() < deadline)
-		done = lb_rdma_poll(c->connection, &completed, status);
-	if (done == 0)
-		lb_fail(status, LB_TIMEOUT, "the test's patience is over");
-	return done == 1 && completed == id ? 1 : -1;
-}
-
-/* Reads of a tenant's pages, from this one on, into the bounce buffers. */
-static void
-plan_reads(lb_rdma_read *reads, client *c, node *n, int tenant, int page, int count)
-{
-	for (int i = 0; i < count; i++)
-		reads[i] = (lb_rdma_read){
-			.dest = c->bounce + i * LB_PAGE_SIZE,
-			.local_key = lb_rdma_local_key(c->connection),
-			.address = (uintptr_t) (n->memory[tenant] + (page + i) * LB_PAGE_SIZE),
-			.remote_key = lb_rdma_region_remote_key(n->slabs[tenant]),
-		};
-}
-
-static bool
-pages_are_right(const client *c, int tenant, int page, int count)
-{
-	for (int i = 0; i < count; i++)
-		for (int at = 0; at < LB_PAGE_SIZE; at++)
-			if (c->bounce[i * LB_PAGE_SIZE + at] != (unsigned char) (tenant * 100 + page + i + 1))
-				return false;
-	return true;
-}
+/* ---- reading ---- */
 
 static bool
 counted(lb_rdma_counters before, lb_rdma_counters after, unsigned requests)
@@ -263,52 +28,364 @@ counted(lb_rdma_counters before, lb_rdma_counters after, unsigned requests)
 		   after.doorbells - before.doorbells == 1 && after.completions - before.completions == 1;
 }
 
-/* ---- tests ---- */
-
 static void
 test_reads(node *n, client *c)
 {
-	lb_rdma_read reads[16];
+	lb_rdma_read reads[LB_BATCH_MAX];
 	lb_status status;
-	lb_rdma_counters before;
+	lb_rdma_counters before = lb_rdma_get_counters(c->connection);
 
-	before = lb_rdma_get_counters(c->connection);
-	plan_reads(reads, c, n, 0, 7, 1);
-	ok(client_read(c, reads, 1, 4711, &status) == 1 && pages_are_right(c, 0, 7, 1), "a page");
+	plan_slab_reads(reads, c, n, 0, 7, 1);
+	ok(client_read(c, reads, 1, 4711, &status) == 1 && pages_are_right(c->bounce, 0, 7, 1),
+	   "a page");
 	ok(counted(before, lb_rdma_get_counters(c->connection), 1),
 	   "costs 1 work request, 1 doorbell, 1 completion");
 
 	before = lb_rdma_get_counters(c->connection);
-	plan_reads(reads, c, n, 0, 20, 16);
-	ok(client_read(c, reads, 16, 4712, &status) == 1 && pages_are_right(c, 0, 20, 16),
+	plan_slab_reads(reads, c, n, 0, 20, 16);
+	ok(client_read(c, reads, 16, 4712, &status) == 1 && pages_are_right(c->bounce, 0, 20, 16),
 	   "a batch of 16");
 	ok(counted(before, lb_rdma_get_counters(c->connection), 16),
 	   "costs 16 work requests, 1 doorbell, 1 completion");
 }
 
+/* As many as may be under way, in batches of different sizes. */
+static void
+test_order(node *n, client *c)
+{
+	static const int sizes[] = {1, 64, 2, 30, 31};
+	bool right = true;
+	int page = 0;
+	lb_status status;
+
+	for (int round = 0; round < 3; round++)
+	{
+		page = 0;
+		for (int i = 0; i < 5; i++)
+		{
+			lb_rdma_read reads[LB_BATCH_MAX];
+
+			plan_slab_reads(reads, c, n, 0, page, sizes[i]);
+			for (int k = 0; k < sizes[i]; k++)
+				reads[k].dest = c->bounce + (page + k) * LB_PAGE_SIZE;
+			right = right && lb_rdma_post_reads(c->connection, reads, sizes[i],
+												(uint64_t) (round * 10 + i), &status);
+			page += sizes[i];
+		}
+		for (int i = 0; i < 5; i++)
+			right = right && await(c->connection, (uint64_t) (round * 10 + i), &status) == 1;
+	}
+	ok(right && page == LB_RDMA_READS_MAX && pages_are_right(c->bounce, 0, 0, page),
+	   "as many reads as may be under way complete in the order of posting");
+}
+
+/* The node reads from the compute node, and waits for the completion event. */
+static void
+test_pull(node *n, client *c)
+{
+	lb_rdma_read reads[16];
+	lb_status status;
+	lb_rdma_counters before;
+	struct pollfd fd;
+	uint64_t id = 0;
+
+	client_leave(c, n);
+	memset(n->memory[0], 0, 16 * LB_PAGE_SIZE);
+	for (int page = 0; page < 16; page++)
+		memset(c->bounce + page * LB_PAGE_SIZE, page_byte(0, page), LB_PAGE_SIZE);
+	if (!client_connect(c, n, good_secret, true, &status) || !node_wait(n, &n->established))
+		bail_out("connect", status.message);
+	for (int i = 0; i < 16; i++)
+		reads[i] = (lb_rdma_read){
+			.dest = n->memory[0] + i * LB_PAGE_SIZE,
+			.local_key = lb_rdma_region_local_key(n->slabs[0]),
+			.address = (uintptr_t) (c->bounce + i * LB_PAGE_SIZE),
+			.remote_key = lb_rdma_remote_key(c->connection),
+		};
+	before = lb_rdma_get_counters(n->accepted);
+	fd = (struct pollfd){.fd = lb_rdma_completion_fd(n->accepted), .events = POLLIN};
+	ok(lb_rdma_arm(n->accepted, &status) &&
+		   lb_rdma_post_reads(n->accepted, reads, 16, 99, &status) && poll(&fd, 1, 20000) == 1,
+	   "a pull wakes the node up");
+	ok(lb_rdma_arm(n->accepted, &status) && lb_rdma_poll(n->accepted, &id, &status) == 1 &&
+		   id == 99 && pages_are_right(n->memory[0], 0, 0, 16),
+	   "and is complete");
+	ok(counted(before, lb_rdma_get_counters(n->accepted), 16),
+	   "with 16 work requests, 1 doorbell, 1 completion");
+	ok(poll(&fd, 1, 0) == 0, "its event is taken");
+}
+
+/* ---- what is refused ---- */
+
+static void
+test_keys(node *n, client *c)
+{
+	lb_rdma_read reads[8];
+	uint32_t key;
+	lb_status status;
+
+	join_again(c, n);
+	plan_slab_reads(reads, c, n, 0, 0, 8);
+	reads[5].remote_key ^= 0x5a;
+	ok(client_read(c, reads, 8, 1, &status) == -1 &&
+		   failed_with(&status, LB_REFUSED, LB_ERR_SLAB, "key"),
+	   "a wrong key is refused, in the middle of a batch");
+	ok(!lb_rdma_post_reads(c->connection, reads, 1, 2, &status) &&
+		   failed_with(&status, LB_REFUSED, LB_ERR_SLAB, "key"),
+	   "the connection is broken then, and says why again");
+
+	join_again(c, n);
+	plan_slab_reads(reads, c, n, 1, 0, 1);
+	ok(client_read(c, reads, 1, 1, &status) == -1 &&
+		   failed_with(&status, LB_REFUSED, LB_ERR_SLAB, "key"),
+	   "the key of another tenant is refused");
+
+	join_again(c, n);
+	plan_slab_reads(reads, c, n, 0, SLAB_PAGES - 1, 2);
+	ok(client_read(c, reads, 2, 1, &status) == -1 &&
+		   failed_with(&status, LB_REFUSED, LB_ERR_SLAB, "key"),
+	   "a page beyond the slab is refused");
+
+	join_again(c, n);
+	plan_slab_reads(reads, c, n, 0, 3, 1);
+	ok(client_read(c, reads, 1, 1, &status) == 1, "a good read");
+	key = lb_rdma_region_remote_key(n->slabs[0]);
+	lb_rdma_deregister(n->slabs[0]);
+	n->slabs[0] = NULL;
+	reads[0].remote_key = key;
+	ok(client_read(c, reads, 1, 2, &status) == -1 &&
+		   failed_with(&status, LB_REFUSED, LB_ERR_SLAB, "key"),
+	   "the same one with its slab deregistered is refused");
+	n->slabs[0] = lb_rdma_register(n->domains[0], n->memory[0], SLAB_PAGES * LB_PAGE_SIZE, &status);
+	if (n->slabs[0] == NULL)
+		bail_out("register", status.message);
+}
+
+/* Try with plain verbs; the status of the completion, or -1. */
+static int
+raw_request(client *c, node *n, enum ibv_wr_opcode opcode)
+{
+	lb_rdma_queue *queue = &c->connection->queue;
+	struct ibv_sge piece = {
+		.addr = (uintptr_t) c->bounce,
+		.length = opcode == IBV_WR_RDMA_WRITE ? LB_PAGE_SIZE : 8,
+		.lkey = lb_rdma_local_key(c->connection),
+	};
+	struct ibv_send_wr request = {
+		.sg_list = &piece,
+		.num_sge = 1,
+		.opcode = opcode,
+		.send_flags = IBV_SEND_SIGNALED,
+	};
+	struct ibv_send_wr *bad;
+	struct ibv_wc completion = {0};
+
+	if (opcode == IBV_WR_RDMA_WRITE)
+	{
+		request.wr.rdma.remote_addr = (uintptr_t) n->memory[0];
+		request.wr.rdma.rkey = lb_rdma_region_remote_key(n->slabs[0]);
+	}
+	else
+	{
+		request.wr.atomic.remote_addr = (uintptr_t) n->memory[0];
+		request.wr.atomic.rkey = lb_rdma_region_remote_key(n->slabs[0]);
+		request.wr.atomic.compare_add = 1;
+	}
+	if (ibv_post_send(queue->id->qp, &request, &bad) != 0)
+		return -1;
+	for (int tries = 0; tries < 20000; tries++)
+	{
+		struct timespec pause = {.tv_nsec = 1000000};
+
+		if (ibv_poll_cq(queue->cq, 1, &completion) == 1)
+		{
+			printf("# %s\n", ibv_wc_status_str(completion.status));
+			return (int) completion.status;
+		}
+		nanosleep(&pause, NULL);
+	}
+	return -1;
+}
+
+static void
+test_writes(node *n, client *c)
+{
+	struct ibv_qp_attr lax = {
+		.qp_access_flags =
+			IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC,
+	};
+	unsigned char before = n->memory[0][0];
+
+	join_again(c, n);
+	memset(c->bounce, before + 1, LB_PAGE_SIZE);
+	ok(raw_request(c, n, IBV_WR_RDMA_WRITE) > IBV_WC_SUCCESS, "a write is refused");
+
+	join_again(c, n);
+	ibv_modify_qp(n->accepted->queue.id->qp, &lax, IBV_QP_ACCESS_FLAGS);
+	ok(raw_request(c, n, IBV_WR_RDMA_WRITE) > IBV_WC_SUCCESS,
+	   "by the region, even if the queue pair would let it pass");
+
+	join_again(c, n);
+	ibv_modify_qp(n->accepted->queue.id->qp, &lax, IBV_QP_ACCESS_FLAGS);
+	ok(raw_request(c, n, IBV_WR_ATOMIC_FETCH_AND_ADD) > IBV_WC_SUCCESS,
+	   "an atomic operation is refused");
+	ok(pages_are_right(n->memory[0], 0, 0, SLAB_PAGES), "the slab is as it was");
+}
+
+static void
+test_secret(node *n, client *c)
+{
+	static const uint8_t wrong[LB_RDMA_SECRET_SIZE] = "let me in, then";
+	lb_status status;
+
+	client_leave(c, n);
+	ok(!client_connect(c, n, wrong, false, &status) &&
+		   failed_with(&status, LB_CLOSED, 0, "rejected") && n->rejected == 1 &&
+		   n->accepted == NULL,
+	   "a wrong secret is rejected");
+	n->tenant = 1;
+	ok(client_connect(c, n, good_secret, false, &status), "the next one with a good one is not");
+	n->tenant = 0;
+}
+
+/* ---- devices and addresses ---- */
+
+static bool
+listen_fails(const char *text, const char *device, const char *part)
+{
+	lb_address address = {.length = sizeof(struct sockaddr_in)};
+	struct sockaddr_in *in = (struct sockaddr_in *) &address.storage;
+	lb_rdma_listener *listener;
+	lb_status status;
+
+	in->sin_family = AF_INET;
+	inet_pton(AF_INET, text, &in->sin_addr);
+	listener = lb_rdma_listen(&address, device, &status);
+	if (listener == NULL)
+		return failed_with(&status, LB_INVALID, 0, part);
+	lb_rdma_listener_close(listener);
+	return false;
+}
+
+static bool
+listens_anywhere(const char *device, int family)
+{
+	lb_address address = {.length = sizeof(struct sockaddr_in6)};
+	lb_rdma_listener *listener;
+	bool good;
+	lb_status status;
+
+	address.storage.ss_family = (sa_family_t) family;
+	listener = lb_rdma_listen(&address, device, &status);
+	if (listener == NULL)
+	{
+		note_status(&status);
+		return false;
+	}
+	good = lb_rdma_listener_port(listener) != 0 && lb_rdma_listener_device(listener) != NULL;
+	lb_rdma_listener_close(listener);
+	return good;
+}
+
+static void
+test_addresses(const char *device, client *c)
+{
+	lb_address right = node_address;
+	lb_status status;
+
+	ok(listen_fails("192.0.2.1", NULL, device), "no such address: says which devices there are");
+	ok(listen_fails("10.99.0.1", "mlx5_9", device), "the address of another device");
+	ok(listen_fails("0.0.0.0", "mlx5_9", device), "no device with this name");
+	ok(listens_anywhere(NULL, AF_INET), "any address, the only device");
+	ok(listens_anywhere(device, AF_INET), "any address, device named");
+	ok(listens_anywhere(NULL, AF_INET6), "any IPv6 address");
+
+	inet_pton(AF_INET, "192.0.2.1", &((struct sockaddr_in *) &node_address.storage)->sin_addr);
+	ok((client_start(c, 4711, good_secret, false, &status) == NULL ||
+		!client_finish(c, NULL, &status)) &&
+		   failed_with(&status, LB_SYSTEM, 0, "tcp://"),
+	   "connecting where no device leads to");
+	node_address = right;
+	ok((client_start(c, 4711, good_secret, false, &status) == NULL ||
+		!client_finish(c, NULL, &status)) &&
+		   failed_with(&status, LB_CLOSED, 0, "nobody listens"),
+	   "connecting where nobody listens");
+}
+
+/* ---- the end of connections ---- */
+
+static void
+test_ends(node *n, client *c)
+{
+	lb_rdma_read reads[LB_BATCH_MAX];
+	struct timespec pause = {.tv_nsec = 200000000};
+	lb_status status;
+
+	join_again(c, n);
+	ok(node_wait(n, &n->established) && client_leave(c, n), "the node hears of the end");
+
+	join_again(c, n);
+	lb_rdma_close(n->accepted);
+	n->accepted = NULL;
+	ok(client_wait_broken(c, &status) && failed_with(&status, LB_CLOSED, 0, "ended"),
+	   "the compute node hears of the end");
+
+	/* What is under way at the end does not touch the memory afterwards. */
+	join_again(c, n);
+	for (int i = 0; i < 2; i++)
+	{
+		plan_slab_reads(reads, c, n, 0, i * LB_BATCH_MAX, LB_BATCH_MAX);
+		for (int k = 0; k < LB_BATCH_MAX; k++)
+			reads[k].dest = c->bounce + (i * LB_BATCH_MAX + k) * LB_PAGE_SIZE;
+		if (!lb_rdma_post_reads(c->connection, reads, LB_BATCH_MAX, 1, &status))
+			bail_out("post", status.message);
+	}
+	lb_rdma_close(c->connection);
+	c->connection = NULL;
+	memset(c->bounce, 0xee, BOUNCE_PAGES * LB_PAGE_SIZE);
+	nanosleep(&pause, NULL);
+	for (int i = 0; i < BOUNCE_PAGES * LB_PAGE_SIZE; i++)
+		if (c->bounce[i] != 0xee)
+		{
+			ok(false, "nothing is written after a close with reads under way");
+			return;
+		}
+	ok(true, "nothing is written after a close with reads under way");
+	client_leave(c, n);
+}
+
 int
 main(int argc, char **argv)
 {
-	struct sockaddr_in *in = (struct sockaddr_in *) &address.storage;
+	struct sockaddr_in *in = (struct sockaddr_in *) &node_address.storage;
 	node n;
 	client c = {0};
 	lb_status status;
 
-	if (argc < 2 || inet_pton(AF_INET, argv[1], &in->sin_addr) != 1)
+	if (argc < 3 || inet_pton(AF_INET, argv[1], &in->sin_addr) != 1)
 		return 2;
 	in->sin_family = AF_INET;
-	address.length = sizeof(*in);
-	c.bounce = map_pages(BOUNCE_PAGES);
+	node_address.length = sizeof(*in);
+	if (argc > 3)
+		return peer_main(argv[2], argv[3]);
 
-	if (!node_start(&n, NULL, &status))
-		bail_out("listen", &status);
-	ok(true, "listening");
+	c.bounce = map_pages(BOUNCE_PAGES);
+	if (!node_start(&n, argv[2], &status))
+		bail_out("listen", status.message);
 	if (!client_connect(&c, &n, good_secret, false, &status))
-		bail_out("connect", &status);
+		bail_out("connect", status.message);
 	ok(true, "connected");
 	test_reads(&n, &c);
-	lb_rdma_close(c.connection);
-	node_stop(&n);
-	printf("1..%d\n", tests_run);
-	return tests_failed == 0 ? 0 : 1;
+	test_order(&n, &c);
+	test_pull(&n, &c);
+	test_keys(&n, &c);
+	test_writes(&n, &c);
+	test_secret(&n, &c);
+	client_leave(&c, &n);
+	test_addresses(argv[2], &c);
+	test_ends(&n, &c);
+	test_peers(argv[0], argv[1], &n, &c);
+	test_leaks(&n, &c);
+	test_removal(argv[2], &n, &c);
+	return done_testing();
 }

@@ -2,6 +2,8 @@
  * fake_node.c
  *	  The other side of a data plane. A failure here is a failure of the test: the process aborts.
  */
+#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +16,7 @@ struct fake_node
 {
 	fake_script script;
 	void *arg;
+	bool many;
 	int listening;
 	lb_address bound;
 	char folder[32];
@@ -36,16 +39,23 @@ run(void *arg)
 	fake_node *node = arg;
 	int socket;
 
+	/* It is not blocking; and when fake_node_stop has shut it down it is readable, but accepts nothing. */
 	do
+	{
+		struct pollfd wait = {.fd = node->listening, .events = POLLIN};
+
+		poll(&wait, 1, -1);
 		socket = accept4(node->listening, NULL, NULL, SOCK_CLOEXEC);
-	while (socket < 0);
-	node->script(socket, node->arg);
-	close(socket);
+		if (socket < 0)
+			continue;
+		node->script(socket, node->arg);
+		close(socket);
+	} while (socket < 0 ? errno == EINTR || errno == EAGAIN : node->many);
 	return NULL;
 }
 
-fake_node *
-fake_node_start(lb_transport transport, fake_script script, void *arg)
+static fake_node *
+start(lb_transport transport, fake_script script, void *arg, bool many)
 {
 	fake_node *node = calloc(1, sizeof(*node));
 	char text[128];
@@ -56,6 +66,7 @@ fake_node_start(lb_transport transport, fake_script script, void *arg)
 	require(node != NULL, "no memory");
 	node->script = script;
 	node->arg = arg;
+	node->many = many;
 	strcpy(text, "tcp://127.0.0.1:0");
 	if (transport == LB_TRANSPORT_SHM)
 	{
@@ -72,6 +83,18 @@ fake_node_start(lb_transport transport, fake_script script, void *arg)
 	return node;
 }
 
+fake_node *
+fake_node_start(lb_transport transport, fake_script script, void *arg)
+{
+	return start(transport, script, arg, false);
+}
+
+fake_node *
+fake_node_start_many(lb_transport transport, fake_script script, void *arg)
+{
+	return start(transport, script, arg, true);
+}
+
 const lb_address *
 fake_node_address(const fake_node *node)
 {
@@ -81,6 +104,8 @@ fake_node_address(const fake_node *node)
 void
 fake_node_stop(fake_node *node)
 {
+	if (node->many)
+		shutdown(node->listening, SHUT_RD);
 	require(pthread_join(node->thread, NULL) == 0, "cannot join");
 	close(node->listening);
 	if (node->folder[0])

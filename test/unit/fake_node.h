@@ -1,7 +1,7 @@
 /*
  * fake_node.h
- *	  The other side of a data plane: a thread that accepts one connection and follows a script, which may answer, answer
- *	  wrongly, or not at all.
+ *	  The other side of a data plane: a thread that accepts connections and follows a script, which may answer, answer wrongly, or
+ *	  not at all.
  */
 #ifndef FAKE_NODE_H
 #define FAKE_NODE_H
@@ -14,7 +14,9 @@ typedef struct fake_node fake_node;
 /* Runs in the thread with the accepted, blocking socket, which is closed when it returns. */
 typedef void (*fake_script)(int socket, void *arg);
 
+/* One connection; or any number of them, one after the other, until fake_node_stop. */
 extern fake_node *fake_node_start(lb_transport transport, fake_script script, void *arg);
+extern fake_node *fake_node_start_many(lb_transport transport, fake_script script, void *arg);
 extern const lb_address *fake_node_address(const fake_node *node);
 
 /* Wait until the script has returned, and clean up. */

@@ -165,7 +165,7 @@ test_waking(void **state)
 	CommBufferSetAgent(NULL);
 	assert_false(CommBufferHasAgent());
 	CommBufferWakeAgent();
-	assert_int_equal(stub_latches_set(), 2);
+	assert_int_equal(stub_latches_set(), 3);
 }
 
 static uint32 found_buffers[8];
