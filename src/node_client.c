@@ -92,6 +92,17 @@ reserve_descriptors(int count)
 	return true;
 }
 
+/* What a transport needs once in a process, whatever becomes of its connections. */
+static bool
+reserve_for_process(const lb_data_plane_ops *ops)
+{
+	static bool reserved = false;
+
+	if (ops->process_descriptors > 0 && !reserved)
+		reserved = reserve_descriptors(ops->process_descriptors);
+	return ops->process_descriptors == 0 || reserved;
+}
+
 static void
 disconnect(int node, NodeClient *client)
 {
@@ -132,13 +143,13 @@ note_failure(int node, NodeClient *client, const lb_status *status, uint64 began
 
 /* Connected to a node of transport rdma, or over tcp instead; then *reason says why. */
 static void
-begin_rdma(int node, NodeClient *client, int descriptors, const lb_status *reason)
+begin_rdma(int node, NodeClient *client, const lb_data_plane_ops *rdma, const lb_status *reason)
 {
 	memset(&client->counted, 0, sizeof(client->counted));
 	client->rdma_retry = 0;
 	if (!lb_data_plane_fell_back(client->plane))
 		return;
-	release_descriptors(descriptors - client->plane->ops->descriptors);
+	release_descriptors(rdma->descriptors - client->plane->ops->descriptors);
 	client->rdma_retry = lb_now_ns() + RDMA_RETRY_NS;
 	NodeTableNoteFallback(node, reason->message);
 }
@@ -156,7 +167,7 @@ connect_node(int node, NodeClient *client, uint64 deadline)
 {
 	NodeSession session;
 	lb_status status;
-	int descriptors;
+	const lb_data_plane_ops *ops;
 	uint64 began = lb_now_ns();
 
 	if (CritSectionCount > 0 || !NodeTableSession(node, &session))
@@ -164,21 +175,21 @@ connect_node(int node, NodeClient *client, uint64 deadline)
 	if (session.session == client->session && began < client->not_before && !patient)
 		return false;
 	client->session = session.session;
-	descriptors = lb_data_plane_ops_for(session.transport)->descriptors;
-	if (!reserve_descriptors(descriptors))
+	ops = lb_data_plane_ops_for(session.transport);
+	if (!reserve_for_process(ops) || !reserve_descriptors(ops->descriptors))
 		return false;
 	client->plane = lb_data_plane_connect(session.transport, &session.address, &session.hello,
 										  interrupt_pending, NULL, deadline, &status);
 	client->connection++;
 	if (client->plane == NULL)
 	{
-		release_descriptors(descriptors);
+		release_descriptors(ops->descriptors);
 		note_failure(node, client, &status, began);
 		return false;
 	}
 	client->rdma = session.transport == LB_TRANSPORT_RDMA;
 	if (client->rdma)
-		begin_rdma(node, client, descriptors, &status);
+		begin_rdma(node, client, ops, &status);
 	return true;
 }
 

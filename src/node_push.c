@@ -19,7 +19,7 @@
 
 #define REFUSALS_MAX 3 /* of a dirty page */
 
-/* Over rdma a message is worth its while with so many pages, or when none was sent for so long. */
+/* Over rdma a message is worth its while with so many pages, or when none waits for its answer and none was sent for so long. */
 #define BATCH_PAGES 8
 #define BATCH_NS MS_NS
 
@@ -120,13 +120,13 @@ can_send(const NodeLink *link)
 
 /*
  * How many pages does a message need just now? Over rdma a message costs the node more than the pages in it, so some are waited for, but not
- * for long, and not while server processes may soon wait for comm buffers.
+ * while server processes may soon wait for comm buffers, and not for long: while the node is at the one before it would only lie there.
  */
 static uint32
 batch_needed(const NodeLink *link)
 {
-	if (link->uri.transport != LB_TRANSPORT_RDMA || lb_now_ns() >= link->pushed_at + BATCH_NS ||
-		CommBufferFree() < CommBufferCount() / 2)
+	if (link->uri.transport != LB_TRANSPORT_RDMA || CommBufferFree() < CommBufferCount() / 2 ||
+		(link->sent_count == 0 && lb_now_ns() >= link->pushed_at + BATCH_NS))
 		return 1;
 	return BATCH_PAGES;
 }
@@ -140,7 +140,9 @@ NodeLinkPagesAwaited(const NodeLink *link, uint64 *until)
 	if (!can_send(link))
 		return 0;
 	needed = batch_needed(link);
-	if (needed > 1 || link->queued_count > 0)
+	if (link->queued_count >= needed)
+		*until = lb_now_ns(); /* an answer has come in between */
+	else if (needed > 1 && link->sent_count == 0)
 		*until = link->pushed_at + BATCH_NS;
 	return needed > link->queued_count ? needed - link->queued_count : 1;
 }

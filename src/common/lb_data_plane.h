@@ -33,7 +33,10 @@ typedef struct lb_data_plane_ops
 {
 	const char *name; /* "shm", "tcp", "rdma" */
 	size_t size;      /* of the implementation's connection, which begins with an lb_data_plane */
-	int descriptors;  /* file descriptors that a connection takes, at most */
+	int descriptors;  /* file descriptors that a connection takes */
+
+	/* Further ones that the first connection opens, and that stay open in the process. */
+	int process_descriptors;
 
 	/* Does a page read ahead of time save anything? Not where a read is a copy within this machine's memory. */
 	bool read_ahead_helps;

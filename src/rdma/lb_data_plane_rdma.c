@@ -442,8 +442,8 @@ rdma_close(lb_data_plane *plane)
 const lb_data_plane_ops lb_data_plane_rdma = {
 	.name = "rdma",
 	.size = sizeof(rdma_plane),
-	.descriptors =
-		4, /* the session's socket, the event channel, and two of the device, which librdmacm keeps for the next connection */
+	.descriptors = 2,         /* the session's socket, rdma_cm's event channel */
+	.process_descriptors = 2, /* the device and its events: librdmacm does not close them */
 	.read_ahead_helps = true,
 	.connect = rdma_connect,
 	.submit = rdma_submit,
