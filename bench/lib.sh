@@ -140,6 +140,18 @@ lb_copy_tree()
 		lb_as_server tar -C "$to" -xf - --no-same-owner
 }
 
+# Where what was fetched from elsewhere is kept: the regression suite, a kernel.
+lb_cache_folder()
+{
+	if [ -n "${LEGOBASE_CHECK_CACHE:-}" ]; then
+		echo "$LEGOBASE_CHECK_CACHE"
+	elif [ "$EUID" -eq 0 ]; then
+		echo /var/cache/legobase-check
+	else
+		echo "${XDG_CACHE_HOME:-$HOME/.cache}/legobase-check"
+	fi
+}
+
 # --- clusters --------------------------------------------------------------------------------------------------------
 
 # A TCP port that nobody listens on now. Servers here listen on a Unix socket only, but its name has a port in it.

@@ -20,6 +20,7 @@ use Exporter 'import';
 use LegoBase;
 use LegoBase::Acknowledged;
 use LegoBase::PlainRedo;
+use LegoBase::Rdma;
 use LegoBase::Restart;
 use LegoBase::Workload;
 use List::Util qw(shuffle);
@@ -28,9 +29,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-our @EXPORT = qw(run_crash_matrix);
+our @EXPORT = qw(run_crash_matrix run_crash_matrix_rdma);
 our @EXPORT_OK = qw(
-  set_up matrix run_plan count_kill reached some_times
+  sample_of set_up matrix run_plan count_kill reached some_times
   round process_dies all_die random_death
   kill_server kill_memnode start_memnodes await_children start_server come_back wait_until_in_use rearm
   points_of_recovery
@@ -58,7 +59,7 @@ my $of_recovery =
   qr/^(agent\.(reload|control)|checkpoint\.told|memnode\.(reload|control)|(gate|reload|redo|tier1|warmup)\.)/;
 
 # What an agent comes to only when it takes over from another one, or attaches
-my $at_attaching = qr/^(agent|memnode)\.(resume|storage)/;
+my $at_attaching = qr/^(agent|memnode)\.(resume|storage|rdma\.(join|accept|register))/;
 
 # What happens once in the life of a server, in the postmaster
 my $only_at_start = qr/^(smgr_table\.|fence\.locked)/;
@@ -83,7 +84,7 @@ my ($tier1_ms, $hurried) = (0, 0);
 
 # --- the server ------------------------------------------------------------------------------------------------------
 
-# Parameters: conf (more settings), compare_every (see above), patience, tier1_ms
+# Parameters: conf (more settings), compare_every (see above), patience, tier1_ms, node_timeout
 sub set_up
 {
 	my ($transport, %params) = @_;
@@ -91,12 +92,13 @@ sub set_up
 	$compare_every = $params{compare_every} // 0;
 	$patience = $params{patience} // $patience;
 	$tier1_ms = $params{tier1_ms} // 0;
+	my $node_timeout = $params{node_timeout} // '300ms';
 	@memnodes = map { LegoBase::Memnode->new(transport => $transport) } ($transport eq 'tcp' ? (1, 2) : (1));
 	$node = legobase_cluster(
 		"matrix_$transport",
 		nodes => \@memnodes,
 		write_mode => 'writeback',
-		conf => "legobase.node_timeout = 300ms\nlegobase.fault_points = ''\nmax_wal_size = 4GB\n" . ($params{conf} // ''));
+		conf => "legobase.node_timeout = $node_timeout\nlegobase.fault_points = ''\nmax_wal_size = 4GB\n" . ($params{conf} // ''));
 	$workload = LegoBase::Workload->new($node, rows => 1000);
 	make_filler($node);
 	$clients = LegoBase::Acknowledged->new($node, $workload, clients => 2);
@@ -660,13 +662,61 @@ sub run_plan
 	return;
 }
 
-sub run_crash_matrix
+# Some rounds of a plan, by chance
+sub sample_of
 {
-	my ($transport) = @_;
+	my ($rounds, @plan) = @_;
+
+	return (shuffle @plan)[ 0 .. ($rounds < @plan ? $rounds : @plan) - 1 ];
+}
+
+# The points that only rdma has
+sub plan_of_rdma
+{
+	my @plan;
+
+	push @plan, map { my $point = $_; sub { process_dies($point, 'buffer agent') } } rdma_points_of('src/*.c');
+	push @plan, map { my $point = $_; sub { memnode_dies($point) } } rdma_points_of('memnode/*.c');
+	push @plan, map { my $when = $_; sub { memnode_hangs('memnode.rdma.pull', $when) } }
+	  ('before it is started', 'after it was started');
+	return @plan;
+}
+
+# In short, over RDMA: its own points, and some rounds of the plan by chance. Parameters: rounds, and those of set_up()
+sub run_crash_matrix_rdma
+{
+	my (%params) = @_;
+	my @points = (rdma_points_of('src/*.c'), rdma_points_of('memnode/*.c'));
+	my @own = plan_of_rdma();
+
+	set_seed();
+	set_up('rdma', %params);
+	plan skip_all => 'this build has no fault points (FAULT_POINTS=1)' unless has_fault_points($node);
+	note("points of rdma: @points");
+	run_plan(
+		sub { return shuffle(@own, sample_of($params{rounds}, plan_of_kills())) },
+		repetitions => $ENV{LEGOBASE_LONG} ? 6 : 1,
+		points => \@points,
+		who => [ 'buffer agent', 'memory node' ],
+		least => @own + $params{rounds} / 2,
+		dirty => 0.5);
+	return;
+}
+
+sub set_seed
+{
 	my $seed = $ENV{LEGOBASE_SEED} // int(time) ^ $$;
 
 	srand $seed;
 	note("LEGOBASE_SEED=$seed makes the same plan again");
+	return;
+}
+
+sub run_crash_matrix
+{
+	my ($transport) = @_;
+
+	set_seed();
 	set_up($transport);
 	plan skip_all => 'this build has no fault points (FAULT_POINTS=1)' unless has_fault_points($node);
 	run_plan(

@@ -12,7 +12,7 @@ use warnings;
 use Exporter 'import';
 use LegoBase;
 use LegoBase::CrashMatrix qw(
-  set_up matrix run_plan count_kill reached some_times
+  sample_of set_up matrix run_plan count_kill reached some_times
   round process_dies all_die random_death
   kill_server kill_memnode start_memnodes await_children start_server come_back wait_until_in_use
   points_of_recovery
@@ -269,10 +269,12 @@ sub plan_of_kills
 	return shuffle @plan;
 }
 
-# transport: shm (one memory node) or tcp (two); interval: legobase.tier1_interval, in seconds
+# transport: shm (one memory node), tcp (two) or rdma (one); interval: legobase.tier1_interval, in seconds. Parameters: rounds (so many of
+# the plan only, by chance), node_timeout
 sub run_recovery_matrix
 {
-	my ($transport, $interval) = @_;
+	my ($transport, $interval, %params) = @_;
+	my $rounds = $params{rounds};
 	my $seed = $ENV{LEGOBASE_SEED} // int(Time::HiRes::time()) ^ $$;
 
 	srand $seed;
@@ -280,18 +282,19 @@ sub run_recovery_matrix
 	set_up(
 		$transport,
 		conf => "shared_buffers = 2MB\nlegobase.tier1_interval = " . $interval * 1000 . "ms\n",
-		compare_every => $ENV{LEGOBASE_LONG} ? 1 : 10,
+		compare_every => $rounds ? 0 : $ENV{LEGOBASE_LONG} ? 1 : 10,
 		patience => 10 + 2 * $interval,
+		node_timeout => $params{node_timeout},
 		tier1_ms => $interval * 1000);
 	($node, @memnodes) = (matrix()->{node}, @{ matrix()->{memnodes} });
 	plan skip_all => 'this build has no fault points (FAULT_POINTS=1)' unless has_fault_points($node);
 	ok(wait_for_warm_list($node), 'the list of local pages is there');
 	run_plan(
-		\&plan_of_kills,
+		sub { return $rounds ? sample_of($rounds, plan_of_kills()) : plan_of_kills() },
 		repetitions => $ENV{LEGOBASE_LONG} ? 6 : 1,
-		points => [ points_of_recovery() ],
-		who => [ 'buffer agent', 'tier-1 checkpointer', 'startup process', 'warm-up worker', 'postmaster', 'memory node' ],
-		least => LEAST_KILLS,
+		points => $rounds ? [] : [ points_of_recovery() ],
+		who => $rounds ? [] : [ 'buffer agent', 'tier-1 checkpointer', 'startup process', 'warm-up worker', 'postmaster', 'memory node' ],
+		least => $rounds ? $rounds / 2 : LEAST_KILLS,
 		dirty => 0.6);
 	return;
 }

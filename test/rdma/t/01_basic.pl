@@ -15,8 +15,8 @@ use Test::More;
 need_rdma_device();
 
 my $rows = 4000;
+my $unused = device_objects();
 my @memnodes = map { LegoBase::Memnode->new(transport => 'rdma') } (1, 2);
-my $objects = device_objects();
 my $node = legobase_cluster('rdma', nodes => \@memnodes, conf => 'legobase.node_timeout = 5s');
 
 sub sql
@@ -38,8 +38,8 @@ sub check_remote_reads
 	my ($what) = @_;
 
 	make_remote($node);
-	my $before = summary($node);
 	my $work = work_since($node);
+	my $before = summary($node);
 	check_data($what);
 	my $after = summary($node);
 	my $remote = $after->{remote_hits} - $before->{remote_hits};
@@ -115,7 +115,8 @@ check_remote_reads('after a crash');
 $node->stop;
 ok(wait_for('no queue pair is left', 10, sub { $memnodes[0]->figures->{rdma_connections} == 0 && $memnodes[1]->figures->{rdma_connections} == 0 }),
 	'a server that has stopped leaves no queue pairs behind');
-is(device_objects()->{$_}, 0, "... no $_ but those of memory nodes") foreach qw(qp);
+is(device_objects()->{qp}, $unused->{qp}, '... on either side');
 is($_->stop, 0, 'a memory node stops cleanly') foreach @memnodes;
+is_deeply(device_objects(), $unused, '... and leaves nothing on the device');
 
 done_testing();

@@ -36,10 +36,10 @@ sub cost_of
 	my $session = $node->background_psql('postgres');
 	my $ask = q{SELECT reads, work_requests, doorbells, completions FROM legobase_nodes};
 
-	$session->query_safe('SET legobase.read_ahead_pages = 0; SET enable_seqscan = on');
-	# catalogs
-	$session->query_safe(q{SELECT pg_prewarm('filler', 'read', 'main', 0, 0); SELECT pg_prewarm('filler', 'prefetch', 'main', 0, 0)});
-	$session->query_safe($ask) foreach (1 .. 3);
+	$session->query_safe('SET legobase.read_ahead_pages = 0');
+	# catalogs, and the connection
+	$session->query_safe(q{SELECT pg_prewarm('filler', 'prefetch', 'main', 0, 0); SELECT pg_prewarm('filler', 'read', 'main', 0, 0)});
+	$session->query_safe($ask) foreach (1 .. 2);
 	my @before = split /\|/, $session->query_safe($ask);
 	$session->query_safe($_) foreach @queries;
 	my @after = split /\|/, $session->query_safe($ask);
@@ -92,13 +92,16 @@ sub cost_of
 {
 	my $work = work_since($node);
 
-	# dirty pages that are driven out of shared_buffers, faster than one push after the other
-	my @clients = map {
-		my $part = $_;
-		in_background(sub { $node->safe_psql('postgres', "UPDATE t SET pad = pad WHERE id % 4 = $part") })
-	} (0 .. 3);
-	is(finish_background($_), 0, 'a client that changes pages') foreach @clients;
-	fill_buffers($node);
+	# Pages that are read from their file, by several at a time, are pushed as long as there is room in the comm buffers.
+	foreach my $round (1 .. 3)
+	{
+		$node->safe_psql('postgres', q{SELECT legobase_evict('t')});
+		my @clients = map {
+			my ($first, $last) = ($_ * $pages / 4, ($_ + 1) * $pages / 4 - 1);
+			in_background(sub { return $node->safe_psql('postgres', "SELECT pg_prewarm('t', 'read', 'main', $first, $last)") })
+		} (0 .. 3);
+		is(finish_background($_), 0, 'a client that reads pages from storage') foreach @clients;
+	}
 	settle($node);
 	$work = work_since($node, $work);
 	note("$work->{pushes} pages pushed with $work->{push_messages} messages");

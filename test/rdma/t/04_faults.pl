@@ -18,6 +18,7 @@ use Test::More;
 need_rdma_device();
 
 my $pages = 300;
+my $unused = device_objects();
 my $memnode = LegoBase::Memnode->new(transport => 'rdma');
 my $node = legobase_cluster(
 	'faults',
@@ -76,7 +77,7 @@ sub objects_at_rest
 		10,
 		sub {
 			$objects = device_objects();
-			$objects->{qp} == 2;
+			$objects->{qp} == $unused->{qp} + 2;
 		});
 	return $objects;
 }
@@ -292,5 +293,6 @@ is(differing_blocks($node, 'postgres'), '', 'all pages read as they are in the f
 amcheck_clean($node, 'at the end');
 $node->stop;
 is($memnode->stop, 0, 'the memory node stops cleanly');
+is_deeply(device_objects(), $unused, '... and leaves nothing on the device');
 
 done_testing();

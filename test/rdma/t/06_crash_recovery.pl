@@ -1,0 +1,13 @@
+# The crash matrix of recovery over RDMA: some of its rounds by chance.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../../../t/lib";
+
+use LegoBase::Rdma;
+use LegoBase::RecoveryMatrix;
+
+need_rdma_device();
+run_recovery_matrix('rdma', 1, rounds => 6, node_timeout => '3s');
