@@ -165,7 +165,7 @@ test_isolation(void)
 
 	client_return_slabs(&agent.client, &(uint32_t){1}, 1);
 	client_ping(&agent.client);
-	ok(settle(2, 3 * 256), "a slab that is returned is not registered");
+	ok(settle(3, 3 * 256), "a slab that is returned is not registered");
 	ok(!rdma_read_by_key(&backend, &key, 0, 1, &status) && status.code == LB_REFUSED &&
 		   status.wire_error == LB_ERR_SLAB,
 	   "its key is worth nothing");
