@@ -24,7 +24,7 @@ my $node = legobase_cluster(
 	'faults',
 	nodes => [$memnode],
 	write_mode => 'writeback',
-	conf => "legobase.node_timeout = 3s\nlegobase.tier1_interval = 0\nmax_wal_size = 4GB");
+	conf => "legobase.node_timeout = 12s\nlegobase.tier1_interval = 0\nmax_wal_size = 4GB");
 my $workload = LegoBase::Workload->new($node, rows => 500);
 my $scan = 'SELECT count(*), sum(id) FROM t';
 my $right = "$pages|" . $pages * ($pages + 1) / 2;
@@ -93,7 +93,7 @@ sub survive
 {
 	my ($what, $begin, $end, $reason) = @_;
 	my $position = log_position($node);
-	my $run = $workload->start(clients => 2, seconds => 12);
+	my $run = $workload->start(clients => 2, seconds => 30);
 
 	$begin->();
 	ok(wait_for("$what: node given up", 10, sub { up_nodes($node) == 0 }), "$what: the node is treated as lost");
