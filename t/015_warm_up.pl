@@ -235,8 +235,12 @@ SKIP:
 	$listed = (stat $list)[1];
 	$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "'warmup.read=kill\@3'");
 	my $ready = count_log_lines($node, qr/database system is ready to accept/);
+	my $killed = qr/warm-up worker" \(PID \d+\) was terminated by signal 9/;
+	my $killed_before = count_log_lines($node, $killed);
 	$node->start;
 	$node->adjust_conf('postgresql.conf', 'legobase.fault_points', "''");
+	# told before that, the worker would not be killed; and long before the next life has come so far
+	wait_for('a worker is killed', 60, sub { count_log_lines($node, $killed) > $killed_before });
 	ok(wait_for('the server has restarted itself', 60, sub {
 		kill 'HUP', $node->{_pid};
 		return count_log_lines($node, qr/database system is ready to accept/) > $ready + 1;
