@@ -38,7 +38,7 @@ my $figures = q{SELECT remote_hits, storage_reads, checksum_failures FROM legoba
 my $works = q{SELECT work_requests FROM legobase_nodes};
 
 $hopping->query_safe('SET legobase.read_ahead_pages = 0');
-foreach (1 .. 3)
+foreach (1, 2)
 {
 	is($scanning->query_safe($scan), "$pages|" . $pages * ($pages + 1) / 2, 'a scan while the node runs');
 	is($hopping->query_safe($hop), $pages, 'hopping while the node runs');
@@ -51,7 +51,7 @@ ok(wait_for('the node is stopped', 10, sub { $memnode->stopped }), 'the node is 
 my ($remote, $storage) = split /\|/, $watching->query_safe($figures);
 my $work = $watching->query_safe($works);
 
-foreach (1 .. 3)
+foreach (1, 2)
 {
 	is($scanning->query_safe($scan), "$pages|" . $pages * ($pages + 1) / 2, 'a scan while the node is stopped');
 	is($hopping->query_safe($hop), $pages, 'hopping while the node is stopped');
@@ -59,8 +59,8 @@ foreach (1 .. 3)
 my ($remote_after, $storage_after, $wrong) = split /\|/, $watching->query_safe($figures);
 my $work_after = $watching->query_safe($works);
 
-cmp_ok($remote_after - $remote, '>=', 4 * $pages, 'pages came from the stopped node: ' . ($remote_after - $remote));
-cmp_ok($work_after - $work, '>=', 4 * $pages, '... with RDMA reads');
+cmp_ok($remote_after - $remote, '>=', 3 * $pages, 'pages came from the stopped node: ' . ($remote_after - $remote));
+cmp_ok($work_after - $work, '>=', 3 * $pages, '... with RDMA reads');
 is($storage_after, $storage, '... and none from storage');
 is($wrong, 0, '... all of them right');
 ok($memnode->stopped, 'the node is still stopped');
