@@ -17,7 +17,7 @@ need_rdma_device();
 my $rows = 2500;
 my $unused = device_objects();
 my @memnodes = map { LegoBase::Memnode->new(transport => 'rdma') } (1, 2);
-my $node = legobase_cluster('rdma', nodes => \@memnodes, conf => 'legobase.node_timeout = 5s');
+my $node = legobase_cluster('rdma', nodes => \@memnodes, conf => 'legobase.node_timeout = 40s');
 
 sub sql
 {

@@ -23,7 +23,7 @@ my $node = legobase_cluster(
 	nodes => [$memnode],
 	write_mode => 'writeback',
 	init => { extra => ['--data-checksums'] },
-	conf => "legobase.node_timeout = 10s\nlegobase.tier1_interval = 0\nbgwriter_lru_maxpages = 0\nmax_wal_size = 4GB");
+	conf => "legobase.node_timeout = 20s\nlegobase.tier1_interval = 0\nbgwriter_lru_maxpages = 0\nmax_wal_size = 4GB");
 
 sub sql
 {

@@ -21,7 +21,7 @@ my @memnodes = map { LegoBase::Memnode->new(transport => 'rdma') } (1, 2);
 my $node = legobase_cluster(
 	'concurrency',
 	nodes => \@memnodes,
-	conf => "legobase.node_timeout = 10s\nlegobase.debug_compare = on\neffective_io_concurrency = 64\nmax_wal_size = 4GB");
+	conf => "legobase.node_timeout = 40s\nlegobase.debug_compare = on\neffective_io_concurrency = 64\nmax_wal_size = 4GB");
 my $workload = LegoBase::Workload->new($node, rows => 1000);
 
 make_filler($node);
