@@ -21,7 +21,7 @@
 
 /* Over rdma a message is worth its while with so many pages, or when none waits for its answer and none was sent for so long. */
 #define BATCH_PAGES 8
-#define BATCH_NS MS_NS
+#define BATCH_NS (20 * MS_NS)
 
 static void
 end_push(const Push *push, bool published)

@@ -59,7 +59,7 @@ my $of_recovery =
   qr/^(agent\.(reload|control)|checkpoint\.told|memnode\.(reload|control)|(gate|reload|redo|tier1|warmup)\.)/;
 
 # What an agent comes to only when it takes over from another one, or attaches
-my $at_attaching = qr/^(agent|memnode)\.(resume|storage|rdma\.(join|accept|register))/;
+my $at_attaching = qr/^(agent|memnode)\.(resume|storage|rdma\.(join|accept))/;
 
 # What happens once in the life of a server, in the postmaster
 my $only_at_start = qr/^(smgr_table\.|fence\.locked)/;
