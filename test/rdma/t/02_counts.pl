@@ -89,11 +89,19 @@ sub cost_of
 
 # --- pushes ----------------------------------------------------------------------------------------------------------
 
+SKIP:
 {
+	skip 'this build has no fault points (FAULT_POINTS=1)', 1 unless has_fault_points($node);
+
+	# Load: pages come faster than the node answers messages. Those of several processes that change pages do not, on a machine that is as slow
+	# as test/rdma/vm; so the node is made slower than them.
+	settle($node);
+	$memnode->stop;
+	$memnode->start('--fault-points', 'memnode.rdma.pulled=wait:50');
+	wait_for_nodes($node);
 	my $work = work_since($node);
 
-	# dirty pages that are driven out of shared_buffers, by several at a time
-	foreach my $round (1 .. 3)
+	foreach my $round (1 .. 2)
 	{
 		my @clients = map {
 			my $part = $_;
@@ -104,7 +112,7 @@ sub cost_of
 	$node->safe_psql('postgres', 'SELECT legobase_drain()');
 	$work = work_since($node, $work);
 	note("$work->{pushes} pages pushed with $work->{push_messages} messages");
-	cmp_ok($work->{pushes}, '>=', 2 * $pages, "pages were pushed: $work->{pushes}");
+	cmp_ok($work->{pushes}, '>=', $pages, "pages were pushed: $work->{pushes}");
 	cmp_ok($work->{push_messages} * 8, '<=', $work->{pushes}, "... with at most a message for 8 of them: $work->{push_messages}");
 }
 

@@ -53,6 +53,19 @@ sub set_write_mode
 	return;
 }
 
+# As make_remote(), for this table alone. A scan of it leaves few of its pages in shared_buffers.
+sub make_table_remote
+{
+	sql(qq{
+		DO \$\$ BEGIN
+			FOR start IN 0 .. $pages - 1 BY 32 LOOP
+				PERFORM pg_prewarm('t', 'read', 'main', start, least(start + 31, $pages - 1));
+				PERFORM legobase_drain();
+			END LOOP;
+		END \$\$});
+	return;
+}
+
 # After a loss it may take a moment until all slabs are registered.
 sub reads_over_rdma
 {
@@ -60,7 +73,7 @@ sub reads_over_rdma
 
 	wait_for('slabs are registered', 10,
 		sub { my $figures = $memnode->figures; $figures->{registered_pages} >= $figures->{granted_pages} });
-	make_remote($node);
+	make_table_remote();
 	my $work = work_since($node);
 	is(sql($scan), $right, "$what: rows are right");
 	$work = work_since($node, $work);
@@ -106,7 +119,7 @@ sub survive
 {
 	my ($what, $begin, $end, $reason) = @_;
 	my $position = log_position($node);
-	my $run = $workload->start(clients => 2, seconds => 8);
+	my $run = $workload->start(clients => 2, seconds => 6);
 
 	set_timeout('3s') if $what =~ /stopped|down/;
 
@@ -127,7 +140,6 @@ sub survive
 }
 
 survive('killed', sub { $memnode->kill9 }, sub { $memnode->start }, qr/./);
-survive('restarted', sub { $memnode->stop }, sub { $memnode->start }, qr/./);
 survive('stopped', sub { $memnode->freeze }, sub { $memnode->thaw }, qr/./);
 
 # When a connection request can't be sent, soft-RoCE's queue pair for such messages is in error for as long as the device exists: nobody
@@ -153,13 +165,13 @@ sub sessions
 	$memnode->stop;
 	$memnode->start('--max-rdma-connections', 2);
 	wait_for_nodes($node);
-	make_remote($node);
+	make_table_remote();
 	my $work = work_since($node);
 	my $hits = summary($node)->{remote_hits};
-	my @sessions = sessions(5);
+	my @sessions = sessions(4);
 	$work = work_since($node, $work);
-	cmp_ok($work->{tcp_fallbacks}, '>=', 3, "limit of connections: others read over tcp ($work->{tcp_fallbacks})");
-	cmp_ok(summary($node)->{remote_hits} - $hits, '>', 4 * $pages / 2, '... and do read from the node');
+	cmp_ok($work->{tcp_fallbacks}, '>=', 2, "limit of connections: others read over tcp ($work->{tcp_fallbacks})");
+	cmp_ok(summary($node)->{remote_hits} - $hits, '>', 2 * $pages, '... and do read from the node');
 	is($memnode->figures->{rdma_connections}, 3, '... which has the agent and two others');
 	is(() = log_since($node, $position) =~ /limit of 2 queue pairs/g, 1, '... and that is worth one line in the log');
 	$_->quit foreach @sessions;
@@ -214,7 +226,7 @@ sub sessions
 	my $position = log_position($node);
 	my ($session) = sessions(1);
 
-	foreach my $round (1 .. 3)
+	foreach my $round (1, 2)
 	{
 		sql(q{ALTER SYSTEM SET legobase.remote_pool_size = 0});
 		$node->reload;
@@ -224,7 +236,7 @@ sub sessions
 		sql(q{ALTER SYSTEM RESET legobase.remote_pool_size});
 		$node->reload;
 		wait_for_nodes($node);
-		make_remote($node);
+		make_table_remote();
 		my $work = work_since($node);
 		is($session->query_safe($scan), $right, "slabs made again, $round: rows are right");
 		cmp_ok(work_since($node, $work)->{work_requests}, '>', $pages / 2, '... and read over RDMA with new keys');
@@ -246,12 +258,12 @@ sub sessions
 
 	PostgreSQL::Test::Utils::append_to_file($script, "SELECT pg_prewarm('t', 'read', 'main', 1, 1);\n");
 	ok( IPC::Run::run(
-			[   'pgbench', '-n', '-C', '-c', 1, '-t', 200, '-h', $node->host, '-p', $node->port,
+			[   'pgbench', '-n', '-C', '-c', 1, '-t', 100, '-h', $node->host, '-p', $node->port,
 				'-f', $script, 'postgres' ],
 			'>', \$out, '2>', \$err),
-		'200 sessions, one after the other') or diag($err);
+		'100 sessions, one after the other') or diag($err);
 	$work = work_since($node, $work);
-	cmp_ok($work->{work_requests}, '>=', 200, '... read over RDMA');
+	cmp_ok($work->{work_requests}, '>=', 100, '... read over RDMA');
 	is($work->{tcp_fallbacks}, 0, '... all of them');
 	is_deeply(objects_at_rest(), $at_rest, '... and leave nothing on the device');
 	is(descriptors_of($agent), $before{agent}, '... nor descriptors of the agent');
