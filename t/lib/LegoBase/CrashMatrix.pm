@@ -323,9 +323,10 @@ sub some_times
 {
 	my ($point) = @_;
 
+	# not when the server attaches
+	return 12 if $point =~ /accept/;
 	# a round of tier 1 may be ten seconds apart from the next, and have one page to flush
 	return 1 if $point =~ $at_attaching || $point =~ /^tier1\./;
-	return 12 if $point =~ /accept/;
 	return 1 + int rand($point =~ $often ? 20 : 3);
 }
 
