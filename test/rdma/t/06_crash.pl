@@ -10,4 +10,4 @@ use LegoBase::CrashMatrix;
 use LegoBase::Rdma;
 
 need_rdma_device();
-run_crash_matrix_rdma(rounds => 5, node_timeout => '3s');
+run_crash_matrix_rdma(rounds => 3, node_timeout => '3s');

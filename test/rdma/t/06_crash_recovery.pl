@@ -10,4 +10,4 @@ use LegoBase::Rdma;
 use LegoBase::RecoveryMatrix;
 
 need_rdma_device();
-run_recovery_matrix('rdma', 1, rounds => 6, node_timeout => '3s');
+run_recovery_matrix('rdma', 1, rounds => 4, node_timeout => '3s');
