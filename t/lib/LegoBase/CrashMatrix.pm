@@ -706,7 +706,8 @@ sub run_crash_matrix_rdma
 		points => \@points,
 		who => [ 'buffer agent', 'memory node' ],
 		least => @own + $params{rounds} / 2,
-		dirty => 0.5);
+		# half of its own rounds begin with a memory node that was started anew, to which nothing dirty has gone yet
+		dirty => 0.3);
 	return;
 }
 
