@@ -41,12 +41,14 @@ my @kinds = ('startup', 'buffer agent', 'tier-1 checkpointer', 'warm-up', 'check
 
 my ($node, @memnodes);
 
-# Children of the postmaster, by chance; undefined if there is none.
+# Children of the postmaster, by chance; undefined if there is none. The startup process, which is not always there, more often than others.
 sub some_child
 {
 	my $postmaster = $node->{_pid} // 0;
+	my @children = shuffle grep { $_ != $postmaster } processes_of($node);
+	my ($startup) = grep { kind_of($_) eq 'startup process' } @children;
 
-	return (shuffle grep { $_ != $postmaster } processes_of($node))[0];
+	return defined $startup && rand() < 0.6 ? $startup : $children[0];
 }
 
 sub kind_of
