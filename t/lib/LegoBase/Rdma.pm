@@ -87,7 +87,11 @@ sub set_link
 
 sub remove_device
 {
-	run_quietly('rdma', 'link', 'delete', DEVICE);
+	my ($out, $err) = ('', '');
+
+	# it waits for all who have the device open, and can't be killed
+	IPC::Run::run([ 'rdma', 'link', 'delete', DEVICE ], '>', \$out, '2>', \$err, IPC::Run::timeout(200, exception => 'the device is not let go of'))
+	  or die "rdma link delete: $err";
 	return;
 }
 
