@@ -381,8 +381,8 @@ foreach my $transport ('tcp', 'shm')
 	# The first is stopped, as a virtual machine may be, and does not know.
 	$second->stop;
 	$second->append_conf('postgresql.conf', 'legobase.take_over = on');
-	my @processes = processes_of($first);
-	kill 'STOP', @processes;
+	my @processes = stop_processes($first);
+	cmp_ok(scalar(@processes), '>', 1, 'the first is stopped');
 	$second->start;
 	ok(wait_for_nodes($second), 'told to take over, the second is accepted');
 	make_remote($second);

@@ -30,7 +30,7 @@ our @EXPORT = qw(
   summary node_rows up_nodes wait_for_nodes wait_for_pool
   install_functions make_filler fill_buffers settle quieten make_remote pages_of relation_key remote_pages
   dirty_pages_of files_behind differing_blocks
-  embedded_node_pid server_process server_processes processes_of stopped_processes wait_until_gone describe_processes
+  embedded_node_pid server_process server_processes processes_of stopped_processes stop_processes wait_until_gone describe_processes
   amcheck_clean in_background finish_background
   log_position log_since log_tail count_log_lines has_fault_points fault_points_of set_fault_points
 );
@@ -496,7 +496,43 @@ sub stopped_processes
 {
 	my ($node) = @_;
 
-	return grep { slurp_proc("/proc/$_/stat") =~ /\) T / } processes_of($node);
+	return grep { is_stopped($_) } processes_of($node);
+}
+
+# Stop a server where it stands, as a host that hangs, and return its processes, the postmaster first; none if that takes too long. The
+# postmaster is stopped before the others are listed: after that there are no new ones, and those that end meanwhile are not among them.
+sub stop_processes
+{
+	my ($node) = @_;
+	my $postmaster = $node->{_pid};
+	my @children;
+
+	kill 'STOP', $postmaster;
+	wait_for('the postmaster is stopped', 10, sub { is_stopped($postmaster) }) or return;
+	wait_for(
+		'its children are stopped',
+		10,
+		sub {
+			@children = children_of($postmaster);
+			kill 'STOP', @children;
+			!grep { !is_stopped($_) } @children;
+		}) or return;
+	return ($postmaster, @children);
+}
+
+sub is_stopped
+{
+	my ($pid) = @_;
+
+	return slurp_proc("/proc/$pid/stat") =~ /\) T /;
+}
+
+# Those that are alive, also when they have just been forked and still have their parent's title
+sub children_of
+{
+	my ($parent) = @_;
+
+	return map { m{/proc/(\d+)/} ? $1 : () } grep { slurp_proc($_) =~ /\) [^ZX] $parent / } glob '/proc/[0-9]*/stat';
 }
 
 # All processes of the server, the postmaster first.
