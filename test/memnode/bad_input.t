@@ -115,17 +115,22 @@ else
 	refused(2, qr/rdma:\/\/ can be given once/, @rdma, @rdma, @memory);
 	refused(1, qr/cannot start: .*RDMA/, @rdma, @memory);
 	refused(1, qr/cannot start: .*RDMA/, @rdma, @memory, '--rdma-device', 'no_such_device');
+	refused_with_little_locked_memory();
 }
 
-SKIP:
+sub refused_with_little_locked_memory
 {
 	my ($uid, $gid) = (getpwnam('nobody'))[2, 3];
-	skip 'no RDMA in this build', 2 if $without_rdma;
-	skip 'only root can try with little locked memory', 2 if $> != 0 || !defined $uid;
-	my $as_nobody = "setpriv --reuid $uid --regid $gid --clear-groups --inh-caps=-all --bounding-set=-all";
-	my $text = `$as_nobody prlimit --memlock=1048576:1048576 $node @rdma @memory 2>&1`;
-	is($? >> 8, 1, 'exit code with little locked memory');
-	like($text, qr/cannot start: .*(LimitMEMLOCK.*ulimit -l|ulimit -l.*LimitMEMLOCK)/, 'message');
+
+  SKIP:
+	{
+		skip 'only root can try with little locked memory', 2 if $> != 0 || !defined $uid;
+		my $as_nobody = "setpriv --reuid $uid --regid $gid --clear-groups --inh-caps=-all --bounding-set=-all";
+		my $text = `$as_nobody prlimit --memlock=1048576:1048576 $node @rdma @memory 2>&1`;
+		is($? >> 8, 1, 'exit code with little locked memory');
+		like($text, qr/cannot start: .*(LimitMEMLOCK.*ulimit -l|ulimit -l.*LimitMEMLOCK)/, 'message');
+	}
+	return;
 }
 
 # What the system refuses.

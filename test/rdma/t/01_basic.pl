@@ -15,7 +15,8 @@ use Test::More;
 need_rdma_device();
 
 my $rows = 2500;
-my @memnodes = map { LegoBase::Memnode->new(transport => 'rdma') } (1, 2);
+# One of them over IPv6, on the machine whose addresses are known.
+my @memnodes = map { LegoBase::Memnode->new(transport => 'rdma', @{$_}) } ([], [ $ENV{LEGOBASE_RDMA_ADDRESS} ? () : (listen => 'rdma://[fd99::1]:0') ]);
 my $node = legobase_cluster('rdma', nodes => \@memnodes, conf => 'legobase.node_timeout = 40s');
 
 sub sql
