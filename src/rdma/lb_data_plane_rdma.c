@@ -133,14 +133,18 @@ establish(rdma_plane *rdma, const lb_address *address, const lb_rdma_invitation 
 	rdma->connection = lb_rdma_connect_start(address, invitation, &memory, status);
 	if (rdma->connection == NULL)
 		return false;
-	while ((state = lb_rdma_connect_continue(rdma->connection, status)) == 0)
+	for (;;)
 	{
 		struct pollfd wait = {.fd = lb_rdma_event_fd(rdma->connection), .events = POLLIN};
 
+		/* Asked before looking: what has come while this process had no processor is not late. */
+		bool may_wait = lb_data_plane_may_wait(&rdma->head, deadline_ns, status);
+
+		state = lb_rdma_connect_continue(rdma->connection, status);
+		if (state != 0 || !may_wait)
+			break;
 		/* A failure of poll would be seen as one of the connection. */
 		(void) poll(&wait, 1, CONNECT_SLICE_MS);
-		if (!lb_data_plane_may_wait(&rdma->head, deadline_ns, status))
-			return false;
 	}
 	return state > 0;
 }
@@ -311,9 +315,14 @@ poll_patiently(rdma_plane *rdma, uint64_t *ticket, uint64_t deadline_ns, lb_stat
 		looked = true;
 
 		/* A node that has closed the connection does not answer: without its event we would wait for the deadline. */
-		if (!lb_rdma_check(rdma->connection, status) ||
-			!lb_data_plane_may_wait(&rdma->head, deadline_ns, status))
+		if (!lb_rdma_check(rdma->connection, status))
 			return -1;
+		if (!lb_data_plane_may_wait(&rdma->head, deadline_ns, status))
+		{
+			/* But what has come while this process had no processor is not late. */
+			found = lb_rdma_poll(rdma->connection, ticket, status);
+			return found != 0 ? found : -1;
+		}
 	}
 	return found;
 }

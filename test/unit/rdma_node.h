@@ -37,7 +37,7 @@ typedef enum keys_conduct
 
 typedef struct rdma_node
 {
-	open_conduct open;
+	_Atomic open_conduct open;
 	keys_conduct keys;
 	atomic_bool drop;       /* end the queue pair, without a word on the socket */
 	atomic_int keys_asked;  /* SLAB_KEYS received */

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "lb_clock.h"
@@ -28,6 +29,8 @@ static lb_data_plane *plane;
 static int descriptors;
 static int cancel_after; /* calls of the callback; 0: never */
 static int cancel_asked;
+static bool (*standstill)(void);  /* the callback lasts, once, when this is true, ... */
+static uint64_t standstill_until; /* ... until then */
 static uint8_t pages[LB_BATCHES_MAX + 1][LB_BATCH_MAX][LB_PAGE_SIZE];
 
 static bool
@@ -35,6 +38,12 @@ asked_often_enough(void *arg)
 {
 	(void) arg;
 	cancel_asked++;
+	if (standstill != NULL && standstill())
+	{
+		while (lb_now_ns() < standstill_until)
+			sched_yield();
+		standstill = NULL;
+	}
 	return cancel_after > 0 && cancel_asked >= cancel_after;
 }
 
@@ -47,6 +56,7 @@ begin(void **state)
 	memset(&status, 0, sizeof(status));
 	memset(pages, 0xee, sizeof(pages));
 	cancel_after = cancel_asked = 0;
+	standstill = NULL;
 	plane = NULL;
 	descriptors = count_open_descriptors();
 	return 0;
@@ -399,6 +409,33 @@ test_timeout(void **state)
 	assert_int_equal(stub_reads_pending(), 0);
 }
 
+static bool
+reads_complete(void)
+{
+	stub_withhold(false);
+	return true;
+}
+
+/* A process that has no processor until after the deadline finds what came meanwhile. */
+static void
+test_standstill(void **state)
+{
+	uint64_t deadline;
+	uint64_t ticket;
+
+	(void) state;
+	connect_plane();
+	stub_withhold(true);
+	ticket = submit(0, 0, 0, 16);
+	deadline = lb_now_ns() + 200 * MS;
+	standstill = reads_complete;
+	standstill_until = deadline + 5 * MS;
+	if (!lb_data_plane_wait(plane, ticket, deadline, &status))
+		fail_msg("%s", status.message);
+	assert_null(standstill);
+	expect_pages(0, 0, 0, 16, 0);
+}
+
 static void
 test_cancel(void **state)
 {
@@ -593,6 +630,33 @@ test_fallback_when_not_joined(void **state)
 	expect_fallback(LB_TIMEOUT);
 }
 
+/* It does when the request was sent. */
+static bool
+joins(void)
+{
+	if (stub_called(CALL_rdma_connect) == 0)
+		return false;
+	node.open = OPEN_GOOD;
+	return true;
+}
+
+/* The same, but the connection comes about while this process has no processor. */
+static void
+test_joined_in_standstill(void **state)
+{
+	(void) state;
+	node.open = OPEN_NOT_JOINED;
+	rdma_node_start(&node);
+	/* half of the time is for it */
+	standstill = joins;
+	standstill_until = lb_now_ns() + 1200 * MS;
+	try_connect(2000);
+	if (plane == NULL)
+		fail_msg("%s", status.message);
+	assert_null(standstill);
+	assert_false(lb_data_plane_fell_back(plane));
+}
+
 /* What is no matter of RDMA is no reason for tcp. */
 static void
 expect_no_connection(int limit_ms, lb_code code)
@@ -711,6 +775,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_unmap, begin, end),
 		cmocka_unit_test_setup_teardown(test_key_not_valid, begin, end),
 		cmocka_unit_test_setup_teardown(test_timeout, begin, end),
+		cmocka_unit_test_setup_teardown(test_standstill, begin, end),
 		cmocka_unit_test_setup_teardown(test_cancel, begin, end),
 		cmocka_unit_test_setup_teardown(test_close_under_way, begin, end),
 		cmocka_unit_test_setup_teardown(test_completion_errors, begin, end),
@@ -723,6 +788,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_fallback_on_queue_pairs_here, begin, end),
 		cmocka_unit_test_setup_teardown(test_fallback_on_no_device_here, begin, end),
 		cmocka_unit_test_setup_teardown(test_fallback_when_not_joined, begin, end),
+		cmocka_unit_test_setup_teardown(test_joined_in_standstill, begin, end),
 		cmocka_unit_test_setup_teardown(test_bad_nodes, begin, end),
 		cmocka_unit_test_setup_teardown(test_cancel_connecting, begin, end),
 		cmocka_unit_test_setup_teardown(test_each_call_fails, begin, end),
