@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/fd.h"
@@ -19,7 +20,10 @@
 #define RETRY_MS_MIN 1000
 #define RETRY_MS_MAX 30000
 
-/* How long a node of transport rdma is read over tcp, before it is tried again whether a queue pair is to be had. */
+/*
+ * How long a node of transport rdma is read over tcp, before it is tried again whether a queue pair is to be had; up to twice as long, so that
+ * those that were too many at the same time are not so again.
+ */
 #define RDMA_RETRY_NS UINT64_C(30000000000)
 
 typedef struct NodeClient
@@ -150,7 +154,8 @@ begin_rdma(int node, NodeClient *client, const lb_data_plane_ops *rdma, const lb
 	if (!lb_data_plane_fell_back(client->plane))
 		return;
 	release_descriptors(rdma->descriptors - client->plane->ops->descriptors);
-	client->rdma_retry = lb_now_ns() + RDMA_RETRY_NS;
+	client->rdma_retry = lb_now_ns() + RDMA_RETRY_NS +
+						 (uint64) (pg_prng_double(&pg_global_prng_state) * (double) RDMA_RETRY_NS);
 	NodeTableNoteFallback(node, reason->message);
 }
 

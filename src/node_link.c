@@ -323,6 +323,7 @@ NodeLinkForgive(NodeLink *link, uint64 standstill_ns)
 	link->ping_at += standstill_ns;
 	link->deadline += standstill_ns;
 	link->resume_until += standstill_ns;
+	link->resume_at_most += standstill_ns;
 	link->storage_asked_at += standstill_ns;
 	link->reload_at += standstill_ns;
 	link->reload.proof_until += standstill_ns;

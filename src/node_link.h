@@ -179,7 +179,8 @@ typedef struct NodeLink
 	uint64 attached_or_lost_at; /* when it was attached last, or the agent started */
 
 	uint64 refused_since;         /* resuming: nobody listens there since then; 0: not so */
-	uint64 resume_until;          /* resuming: when to give up */
+	uint64 resume_until;          /* resuming: when to give up, ... */
+	uint64 resume_at_most;        /* ... and when if it answers all the time */
 	int complaints;               /* ERRORs and senseless frames, in quick succession */
 	char reason[LINK_REASON_MAX]; /* why it is not attached any more */
 

@@ -51,6 +51,7 @@ extern void link_panic_replaced(const NodeLink *link, const lb_error *error)
 /* node_loss.c */
 extern void link_close(NodeLink *link);
 extern void link_resume(NodeLink *link);                     /* begin resuming, at once */
+extern void link_resume_longer(NodeLink *link);              /* resuming: it answers, but not now */
 extern void link_broken(NodeLink *link, const char *reason); /* an attached link's connection */
 extern void link_complained(NodeLink *link,
 							const char *reason); /* by an ERROR or a senseless frame */

@@ -31,6 +31,13 @@
  */
 #define RESUME_TIMEOUTS 10
 
+/*
+ * One that answers, and has said that it has our pages, is not lost: it is waited for longer, but not for ever. So long takes registering some 200 GB
+ * of ordinary memory after its RDMA device was away.
+ */
+#define RESUME_MS_ANSWERING 60000
+#define RETRY_MS_ANSWERING 500
+
 /* A node that sends an ERROR so often, each time within node_timeout of being resumed, will do so the next time. */
 #define COMPLAINTS_MAX 10
 
@@ -168,8 +175,20 @@ link_resume(NodeLink *link)
 	push_requeue_sent(link);
 	link->state = LINK_RESUMING;
 	link->resume_until = now + RESUME_TIMEOUTS * link_timeout_ns();
+	link->resume_at_most = link->resume_until + RESUME_MS_ANSWERING * MS_NS;
 	link->refused_since = 0;
 	link->next_attempt = now;
+}
+
+void
+link_resume_longer(NodeLink *link)
+{
+	uint64 now = lb_now_ns();
+	uint64 until = now + RESUME_TIMEOUTS * link_timeout_ns();
+
+	Assert(link->state == LINK_RESUMING);
+	link->resume_until = Min(Max(link->resume_until, until), link->resume_at_most);
+	link->next_attempt = now + RETRY_MS_ANSWERING * MS_NS;
 }
 
 void

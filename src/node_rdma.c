@@ -95,13 +95,18 @@ rdma_continue(NodeLink *link)
 	}
 }
 
-/* Another agent has taken over (rule R10), or there is no queue pair to be had just now: the node may have one for the next attempt. */
+/*
+ * Another agent has taken over (rule R10), or there is no queue pair to be had just now: the node may have one for a later attempt, when it
+ * has registered its memory, or its device is back. To an attempt to resume it has said with WELCOME that it has our pages.
+ */
 static void
 refused(NodeLink *link, const lb_error *error)
 {
 	if (error->error == LB_ERR_EPOCH)
 		link_panic_replaced(link, error);
 	attach_failed_retry(link, error->message, error->error == LB_ERR_ROLE ? RETRY_MS_HELD : 0);
+	if (link->state == LINK_RESUMING)
+		link_resume_longer(link);
 }
 
 void
