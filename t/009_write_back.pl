@@ -123,12 +123,6 @@ sub storage_writes
 	is(words('t'), 'newest|6000', '... and into the file');
 }
 
-sub decode_row
-{
-	require JSON::PP;
-	return JSON::PP::decode_json($_[0]);
-}
-
 # --- a hot page ------------------------------------------------------------------------------------------------------
 
 {
