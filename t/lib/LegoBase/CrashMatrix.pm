@@ -65,7 +65,7 @@ my $at_attaching = qr/^(agent|memnode)\.(resume|storage|rdma\.(join|accept))/;
 my $only_at_start = qr/^(smgr_table\.|fence\.locked)/;
 
 # What happens once a page, and not once a checkpoint or less: let some go by
-my $often = qr/^(writeback|push|read|write|memnode\.(received|pulled|published|acknowledge|read))\b/;
+my $often = qr/^(writeback|push|read|write|memnode\.(received|(rdma\.)?pull(ed)?|published|acknowledge|read))\b/;
 
 my ($node, $workload, $clients, @memnodes);
 my (%kills, %at_point, $rounds, $rounds_with_dirty_pages, $failed);
@@ -415,13 +415,12 @@ sub memnode_dies
 {
 	my ($point) = @_;
 	my $memnode = $memnodes[ rand @memnodes ];
+	# it may die before the round begins: pages are pushed as soon as it is in use
+	my $position = rearm($memnode, "$point=kill@" . some_times($point));
 
-	rearm($memnode, "$point=kill@" . some_times($point));
 	round(
 		"memory node killed at $point",
 		sub {
-			my ($position) = @_;
-
 			kill 'TERM', server_process($node, $title_of{'buffer agent'}) if $point =~ $at_attaching;
 			my $died = wait_for(
 				"a memory node dies at $point",
@@ -435,8 +434,7 @@ sub memnode_dies
 			$kills{'memory node'}++;
 			$at_point{$point}++;
 			$memnode->start;
-			return wait_for('the loss is noticed', 10,
-				sub { count_log_lines($node, qr/PANIC|memory node .* lost/, $position) });
+			return loss_is_noticed($position);
 		});
 	return;
 }
@@ -473,16 +471,27 @@ sub memnode_hangs
 	return;
 }
 
-# With other fault points. Nothing is dirty now, so the server only loses copies.
+# With other fault points. Nothing is dirty now, so the server only loses copies. Returns where the log is when it has noticed that.
 sub rearm
 {
 	my ($memnode, $specification) = @_;
+	my $position;
 
 	settle($node);
+	$position = log_position($node);
 	$memnode->stop;
+	loss_is_noticed($position);
+	$position = log_position($node);
 	$memnode->start('--fault-points', $specification);
 	wait_until_in_use();
-	return;
+	return $position;
+}
+
+sub loss_is_noticed
+{
+	my ($position) = @_;
+
+	return wait_for('the loss is noticed', 10, sub { count_log_lines($node, qr/PANIC|memory node .* lost/, $position) });
 }
 
 sub random_death
@@ -504,8 +513,7 @@ sub random_death
 			{
 				kill_memnode($memnodes[ rand @memnodes ]);
 				start_memnodes();
-				return wait_for('the loss is noticed', 10,
-					sub { count_log_lines($node, qr/PANIC|memory node .* lost/, $position) });
+				return loss_is_noticed($position);
 			}
 			my $pid = (shuffle server_processes($node, $title_of{$who}))[0] or return 0;
 			kill 'KILL', $pid;
