@@ -114,9 +114,9 @@ lb_rdma_close(lb_rdma_connection *connection)
 	lb_rdma_queue_destroy(&connection->queue);
 	lb_rdma_deregister(connection->region);
 	lb_rdma_domain_destroy(connection->domain);
+	lb_rdma_device_release(&connection->hold);
 	if (connection->id != NULL)
 		rdma_destroy_id(connection->id);
-	lb_rdma_device_release(&connection->hold);
 	if (connection->channel != NULL)
 		rdma_destroy_event_channel(connection->channel);
 	free(connection);

@@ -109,8 +109,9 @@ lb_rdma_device_removed(struct ibv_context *verbs)
 }
 
 /*
- * The context itself stays librdmacm's, which will close these two descriptors' numbers one day, when it finds another device; and the device that
- * they were of is not found again, even if it comes back with the same name. So the numbers must go on being open, as something harmless.
+ * The context itself stays librdmacm's, which will close these two descriptors' numbers with it; and the device that they were of is not found again,
+ * even if it comes back with the same name. So the numbers must go on being open, as something harmless. What librdmacm has made on the device itself
+ * (a protection domain, given back with the last id) the kernel has destroyed by then: it asks /dev/null in vain.
  */
 static void
 close_descriptors(struct ibv_context *verbs)

@@ -43,9 +43,13 @@ extern bool lb_rdma_prepare(lb_status *status);
 extern struct rdma_event_channel *lb_rdma_channel_open(lb_code no_device, lb_status *status);
 
 /*
- * Use of a device's context, which librdmacm opens, shares among all ids, and never closes when the last device of a host goes away. Drivers that
- * can't take a device away from under its users (soft-RoCE) wait for it to be closed; so who uses one holds it, and the last one that lets go of a
- * device that was removed closes its descriptors. To be called when the holder's id was destroyed.
+ * Use of a device's context, which librdmacm opens, and shares among all ids. When the device has gone it closes it late: not before it meets a device
+ * that it does not know (so never, if none comes), and then at once, or with the context's last id. Drivers that can't take a device away from under
+ * its users (soft-RoCE) wait for it to be closed; so who uses one holds it, and the last one that lets go of a device that was removed closes its
+ * descriptors.
+ *
+ * Release when everything of the holder's on the device was destroyed but the id: with that the context may be freed. Accepted connections have an id
+ * without a hold: they are closed before their listener, whose hold is the last one.
  */
 typedef struct lb_rdma_hold
 {

@@ -205,11 +205,11 @@ lb_rdma_listener_close(lb_rdma_listener *listener)
 		return;
 	if (listener->idle != NULL)
 		ibv_destroy_cq(listener->idle);
+	lb_rdma_device_release(&listener->hold);
 	if (listener->watcher != NULL)
 		rdma_destroy_id(listener->watcher);
 	if (listener->id != NULL)
 		rdma_destroy_id(listener->id);
-	lb_rdma_device_release(&listener->hold);
 	if (listener->channel != NULL)
 		rdma_destroy_event_channel(listener->channel);
 	free(listener);

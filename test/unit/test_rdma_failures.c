@@ -329,6 +329,7 @@ test_bad_events(void **state)
 		assert_int_equal(lb_rdma_connect_continue(pair.connection, &status), -1);
 		expect_code(events[i].code);
 		pair_close(&pair);
+		stub_reset(); /* a device that was said to be gone is of no use any more */
 	}
 }
 
@@ -658,6 +659,72 @@ test_device_gone(void **state)
 	}
 }
 
+/*
+ * A device goes away and comes back, and librdmacm finds that out with the next connection. It frees the former device's context with the last id that
+ * there is on it, ours; by then its descriptors must have been closed, and nothing of the new device be touched.
+ */
+static void
+close_after_return(bool listener_first)
+{
+	rdma_pair first;
+
+	connect_pair(false);
+	first = pair;
+	stub_remove_device(0);
+	assert_false(lb_rdma_check(first.connection, &status));
+	assert_true(pair_serve(&first, &status));
+	stub_return_device(0);
+	connect_pair(false);
+
+	if (listener_first)
+	{
+		lb_rdma_close(first.accepted);
+		lb_rdma_deregister(first.region);
+		lb_rdma_domain_destroy(first.domain);
+		lb_rdma_listener_close(first.listener);
+		first.accepted = NULL;
+		first.region = NULL;
+		first.domain = NULL;
+		first.listener = NULL;
+	}
+	pair_close(&first);
+	assert_true(stub_device_is_open(0));
+	assert_true(read_batch(0, 16));
+	assert_true(pair_has_page(&pair, 15));
+	pair_close(&pair);
+	assert_int_equal(stub_all_alive(), 0);
+	assert_int_equal(count_open_descriptors(), descriptors);
+}
+
+static void
+test_device_returns(void **state)
+{
+	(void) state;
+	close_after_return(false);
+	close_after_return(true);
+}
+
+/* Whoever is the last to use a device that is gone lets go of it; one that is there stays open. */
+static void
+test_device_let_go(void **state)
+{
+	(void) state;
+	connect_pair(false);
+	pair_close(&pair);
+	assert_true(stub_device_is_open(0));
+	for (int noticed = 0; noticed <= 1; noticed++)
+	{
+		connect_pair(false);
+		stub_remove_device(0);
+		if (noticed)
+			assert_false(lb_rdma_check(pair.connection, &status));
+		assert_true(stub_device_is_open(0));
+		pair_close(&pair);
+		assert_false(stub_device_is_open(0));
+		stub_reset();
+	}
+}
+
 /* A device that goes away is noticed by a listener at any address too, with nobody connected. */
 static void
 test_device_gone_from_any_address(void **state)
@@ -695,6 +762,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_peer_is_silent, begin, end),
 		cmocka_unit_test_setup_teardown(test_nothing_to_pull, begin, end),
 		cmocka_unit_test_setup_teardown(test_device_gone, begin, end),
+		cmocka_unit_test_setup_teardown(test_device_returns, begin, end),
+		cmocka_unit_test_setup_teardown(test_device_let_go, begin, end),
 		cmocka_unit_test_setup_teardown(test_device_gone_from_any_address, begin, end),
 	};
 

@@ -18,7 +18,7 @@
 #include <rdma/rdma_cma.h>
 #include <stdbool.h>
 
-/* Begin anew: two devices, nothing injected. Everything must have been freed before. */
+/* Begin anew: two devices, which librdmacm has not opened yet, nothing injected. Everything must have been freed before. */
 extern void stub_reset(void);
 
 /* Devices there are, 0 to 2: "stub0" has 127.0.0.1 and ::1, "stub1" has 10.1.1.1. */
@@ -107,6 +107,15 @@ extern void stub_raise(enum rdma_cm_event_type type, bool active_side);
 
 /* The device is gone: everybody on it hears so, work requests are flushed, and calls on it fail with EIO. */
 extern void stub_remove_device(int number);
+
+/*
+ * It is back, as a device of its own. When librdmacm meets that one it closes the context of the former one, and frees it: at once, or with its
+ * last identifier.
+ */
+extern void stub_return_device(int number);
+
+/* Does this process have the device open? Once used it has, until the device is gone and its descriptors are closed. */
+extern bool stub_device_is_open(int number);
 
 /* ---- reads ---- */
 
