@@ -166,19 +166,20 @@ lb_rdma_device_name(const struct ibv_context *verbs)
 	return ibv_get_device_name(verbs->device);
 }
 
+/* rdma_get_devices would open them all, and librdmacm has them open from then on. */
 void
 lb_rdma_device_names(char text[LB_RDMA_NAMES_TEXT])
 {
 	int count = 0;
-	struct ibv_context **devices = rdma_get_devices(&count);
+	struct ibv_device **devices = ibv_get_device_list(&count);
 	size_t length = 0;
 
 	snprintf(text, LB_RDMA_NAMES_TEXT, "none");
 	for (int i = 0; i < count && length < LB_RDMA_NAMES_TEXT; i++)
 		length += (size_t) snprintf(text + length, LB_RDMA_NAMES_TEXT - length, "%s%s",
-									i > 0 ? ", " : "", lb_rdma_device_name(devices[i]));
+									i > 0 ? ", " : "", ibv_get_device_name(devices[i]));
 	if (devices != NULL)
-		rdma_free_devices(devices);
+		ibv_free_device_list(devices);
 }
 
 static uint8_t

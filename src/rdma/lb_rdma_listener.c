@@ -43,14 +43,14 @@ static char *
 choose_device(const char *name, lb_status *status)
 {
 	int count = 0;
-	struct ibv_context **devices = rdma_get_devices(&count);
+	struct ibv_device **devices = ibv_get_device_list(&count);
 	char *chosen = NULL;
 
 	for (int i = 0; i < count && chosen == NULL; i++)
-		if (name == NULL ? count == 1 : strcmp(lb_rdma_device_name(devices[i]), name) == 0)
-			chosen = strdup(lb_rdma_device_name(devices[i]));
+		if (name == NULL ? count == 1 : strcmp(ibv_get_device_name(devices[i]), name) == 0)
+			chosen = strdup(ibv_get_device_name(devices[i]));
 	if (devices != NULL)
-		rdma_free_devices(devices);
+		ibv_free_device_list(devices);
 	if (chosen == NULL)
 	{
 		char names[LB_RDMA_NAMES_TEXT];

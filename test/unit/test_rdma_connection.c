@@ -481,6 +481,18 @@ test_choice_of_device(void **state)
 	lb_rdma_listener_close(listener);
 }
 
+/* Whoever is asked for one device, or says which there are, does not open the others: drivers may wait for us before they let one go. */
+static void
+test_other_devices_stay_closed(void **state)
+{
+	(void) state;
+	expect_listener("0.0.0.0", "stub0", "stub0");
+	expect_no_listener("0.0.0.0", "other", "stub0, stub1");
+	expect_no_listener("192.0.2.1", NULL, "stub0, stub1");
+	assert_true(stub_device_is_open(0));
+	assert_false(stub_device_is_open(1));
+}
+
 int
 main(void)
 {
@@ -500,6 +512,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_reconnects, begin, end),
 		cmocka_unit_test_setup_teardown(test_address_change, begin, end),
 		cmocka_unit_test_setup_teardown(test_choice_of_device, begin, end),
+		cmocka_unit_test_setup_teardown(test_other_devices_stay_closed, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,7 +54,6 @@ extern const char *stub_alive_text(void);
 	STUB_CALL(rdma_create_id)            \
 	STUB_CALL(rdma_bind_addr)            \
 	STUB_CALL(rdma_listen)               \
-	STUB_CALL(rdma_get_devices)          \
 	STUB_CALL(rdma_resolve_addr)         \
 	STUB_CALL(rdma_resolve_route)        \
 	STUB_CALL(rdma_create_qp)            \
@@ -65,6 +64,7 @@ extern const char *stub_alive_text(void);
 	STUB_CALL(rdma_get_cm_event)         \
 	STUB_CALL(rdma_set_option)           \
 	STUB_CALL(ibv_fork_init)             \
+	STUB_CALL(ibv_get_device_list)       \
 	STUB_CALL(ibv_query_device)          \
 	STUB_CALL(ibv_alloc_pd)              \
 	STUB_CALL(ibv_reg_mr)                \

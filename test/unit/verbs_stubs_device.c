@@ -174,34 +174,29 @@ stub_devices_renew(void)
 
 /* ---- what is asked of them ---- */
 
-struct ibv_context **
-rdma_get_devices(int *count)
+struct ibv_device **
+ibv_get_device_list(int *count)
 {
-	struct ibv_context **list = NULL;
+	struct ibv_device **list = NULL;
+	int present = 0;
 
 	stub_lock();
-	if (!stub_fails(CALL_rdma_get_devices))
+	if (!stub_fails(CALL_ibv_get_device_list))
 	{
-		int present = 0;
-
 		list = calloc(DEVICES_MAX + 1, sizeof(list[0]));
 		for (int i = 0; i < stub_device_count; i++)
-		{
-			if (stub_devices[i]->gone)
-				continue;
-			open_device(stub_devices[i]);
-			list[present++] = &stub_devices[i]->context;
-		}
-		if (count)
-			*count = present;
+			if (!stub_devices[i]->gone)
+				list[present++] = &stub_devices[i]->device;
 		stub_count(STUB_DEVICE_LIST, 1);
 	}
+	if (count)
+		*count = present;
 	stub_unlock();
 	return list;
 }
 
 void
-rdma_free_devices(struct ibv_context **list)
+ibv_free_device_list(struct ibv_device **list)
 {
 	stub_lock();
 	stub_count(STUB_DEVICE_LIST, -1);
