@@ -78,8 +78,9 @@ extern lb_rdma_connection *lb_rdma_connect_start(const lb_address *address,
 
 /*
  * Go on connecting, as far as events have come. 1: established. 0: not yet, call again when lb_rdma_event_fd is readable.
- * -1: failed; close it. LB_SYSTEM, among others: no device for this address (says how to get one), memory could not be locked; LB_REFUSED with
- * LB_ERR_LIMIT: this host's device has no queue pair left; LB_CLOSED: nobody listens there, or the node has rejected it.
+ * -1: failed; close it. LB_SYSTEM, among others: no device for this address (says how to get one), or one that is neither InfiniBand nor RoCE; memory
+ * could not be locked. LB_REFUSED with LB_ERR_LIMIT: this host's device has no queue pair left. LB_CLOSED: nobody listens there, or the node has
+ * rejected it.
  */
 extern int lb_rdma_connect_continue(lb_rdma_connection *connection, lb_status *status);
 
@@ -130,8 +131,8 @@ extern void lb_rdma_close(lb_rdma_connection *connection);
 
 /*
  * Listen with rdma_cm. The device: the one with this name, or if that is null the one that has this address; for "any address" the only one
- * there is. Null with LB_INVALID if there is none, or it can't be chosen; the message says what is there. *address's port may be 0, and need not be
- * free for TCP.
+ * there is. Null with LB_INVALID if there is none, or it can't be chosen (the message says what is there), or is neither InfiniBand nor RoCE.
+ * *address's port may be 0, and need not be free for TCP.
  */
 extern lb_rdma_listener *lb_rdma_listen(const lb_address *address, const char *device_name,
 										lb_status *status);

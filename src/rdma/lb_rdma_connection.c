@@ -213,7 +213,8 @@ request(lb_rdma_connection *connection, lb_status *status)
 	lb_rdma_depths depths;
 	struct rdma_conn_param param;
 
-	if (!lb_rdma_device_depths(id->verbs, &depths, status))
+	if (!lb_rdma_device_is_fit(id->verbs, LB_SYSTEM, status) ||
+		!lb_rdma_device_depths(id->verbs, &depths, status))
 		return false;
 	connection->domain = lb_rdma_domain_on(id->verbs, status);
 	if (connection->domain == NULL)

@@ -182,6 +182,17 @@ lb_rdma_device_names(char text[LB_RDMA_NAMES_TEXT])
 		ibv_free_device_list(devices);
 }
 
+bool
+lb_rdma_device_is_fit(const struct ibv_context *verbs, lb_code unfit, lb_status *status)
+{
+	if (verbs->device->transport_type == IBV_TRANSPORT_IB)
+		return true;
+	return lb_fail(status, unfit,
+				   "RDMA device %s is neither InfiniBand nor RoCE (iWARP is not supported): use "
+				   "tcp://",
+				   lb_rdma_device_name(verbs));
+}
+
 static uint8_t
 depth(int limit)
 {

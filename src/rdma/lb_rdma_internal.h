@@ -74,6 +74,13 @@ extern void lb_rdma_device_names(char text[LB_RDMA_NAMES_TEXT]);
 
 extern const char *lb_rdma_device_name(const struct ibv_context *verbs);
 
+/*
+ * Is it a device for what we do with it, InfiniBand or RoCE? Over iWARP the peer of a READ writes to where it ends, and would need the right to; nobody
+ * grants that here. unfit: the code if not.
+ */
+extern bool lb_rdma_device_is_fit(const struct ibv_context *verbs, lb_code unfit,
+								  lb_status *status);
+
 /* How many READs a queue pair of this device can have under way, and how many it can serve at a time. */
 typedef struct lb_rdma_depths
 {

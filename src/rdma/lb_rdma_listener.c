@@ -170,7 +170,8 @@ open_listener(lb_rdma_listener *listener, const lb_address *address, const char 
 	if (!bind_address(listener, address, device_name, status))
 		return false;
 	lb_rdma_device_hold(&listener->hold, listener->verbs);
-	if (!lb_rdma_device_depths(listener->verbs, &listener->depths, status))
+	if (!lb_rdma_device_is_fit(listener->verbs, LB_INVALID, status) ||
+		!lb_rdma_device_depths(listener->verbs, &listener->depths, status))
 		return false;
 	listener->idle = lb_rdma_idle_cq_create(listener->verbs, status);
 	if (listener->idle == NULL)

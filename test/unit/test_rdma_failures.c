@@ -624,6 +624,26 @@ test_nothing_to_pull(void **state)
 	expect_code(LB_CLOSED);
 }
 
+/* An iWARP device can't serve or post READs as we need them: neither side uses it. */
+static void
+test_iwarp(void **state)
+{
+	(void) state;
+	pair_prepare(&pair, false);
+	assert_true(pair_listen(&pair, &status));
+	stub_set_transport(0, IBV_TRANSPORT_IWARP);
+	assert_false(pair_connect(&pair, &status));
+	expect_code(LB_SYSTEM);
+	assert_non_null(strstr(status.message, "stub0 is neither InfiniBand nor RoCE"));
+	assert_int_equal(stub_alive(STUB_QP), 0);
+	pair_close(&pair);
+
+	pair_prepare(&pair, false);
+	assert_false(pair_listen(&pair, &status));
+	expect_code(LB_INVALID);
+	assert_non_null(strstr(status.message, "stub0 is neither InfiniBand nor RoCE"));
+}
+
 /* ---- the device goes away ---- */
 
 static void
@@ -761,6 +781,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_wrong_keys, begin, end),
 		cmocka_unit_test_setup_teardown(test_peer_is_silent, begin, end),
 		cmocka_unit_test_setup_teardown(test_nothing_to_pull, begin, end),
+		cmocka_unit_test_setup_teardown(test_iwarp, begin, end),
 		cmocka_unit_test_setup_teardown(test_device_gone, begin, end),
 		cmocka_unit_test_setup_teardown(test_device_returns, begin, end),
 		cmocka_unit_test_setup_teardown(test_device_let_go, begin, end),

@@ -114,6 +114,9 @@ extern void stub_remove_device(int number);
  */
 extern void stub_return_device(int number);
 
+/* It is of this kind, until stub_reset; InfiniBand and RoCE are one. */
+extern void stub_set_transport(int number, enum ibv_transport_type transport);
+
 /* Does this process have the device open? Once used it has, until the device is gone and its descriptors are closed. */
 extern bool stub_device_is_open(int number);
 

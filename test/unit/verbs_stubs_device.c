@@ -165,6 +165,14 @@ stub_return_device(int number)
 }
 
 void
+stub_set_transport(int number, enum ibv_transport_type transport)
+{
+	stub_lock();
+	stub_devices[number]->device.transport_type = transport;
+	stub_unlock();
+}
+
+void
 stub_devices_renew(void)
 {
 	for (int i = 0; i < DEVICES_MAX; i++)
