@@ -53,8 +53,8 @@ typedef struct lb_rdma_counters
 extern bool lb_rdma_available(void);
 
 /*
- * May this process lock so much memory (RLIMIT_MEMLOCK, unless it has CAP_IPC_LOCK)? False with LB_SYSTEM and a message that names limit and
- * need. Registering fails with a message of the same kind if it is refused all the same.
+ * May this process lock so much memory (RLIMIT_MEMLOCK, unless it has CAP_IPC_LOCK, and not in a user namespace of its own)? False with LB_SYSTEM
+ * and a message that names limit and need. Registering fails with a message of the same kind if it is refused all the same.
  */
 extern bool lb_rdma_may_lock(uint64_t bytes, lb_status *status);
 

@@ -245,6 +245,25 @@ lb_rdma_fail_make(lb_status *status, struct ibv_context *verbs, const char *what
 
 /* ---- locked memory ---- */
 
+/* There all user ids are what they are, without exception. */
+static bool
+in_first_user_namespace(void)
+{
+	FILE *map = fopen("/proc/self/uid_map", "re");
+	uint32_t inside;
+	uint32_t outside;
+	uint32_t count;
+	bool first;
+
+	if (map == NULL)
+		return errno == ENOENT; /* the kernel has no others */
+	first = fscanf(map, "%" SCNu32 " %" SCNu32 " %" SCNu32, &inside, &outside, &count) == 3 &&
+			inside == 0 && outside == 0 && count == UINT32_MAX;
+	fclose(map);
+	return first;
+}
+
+/* The kernel counts this capability in the first user namespace alone. In one of its own, as of a container, everybody may have it. */
 static bool
 has_ipc_lock(void)
 {
@@ -253,16 +272,17 @@ has_ipc_lock(void)
 
 	if (syscall(SYS_capget, &header, data) != 0)
 		return false;
-	return (data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)) != 0;
+	return (data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)) != 0 &&
+		   in_first_user_namespace();
 }
 
-/* The limit on locked memory that counts for this process; UINT64_MAX: none. */
+/* RLIMIT_MEMLOCK; UINT64_MAX: none. */
 static uint64_t
 lock_limit(void)
 {
 	struct rlimit limit;
 
-	if (has_ipc_lock() || getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
 		return UINT64_MAX;
 	return limit.rlim_cur;
 }
@@ -272,7 +292,7 @@ lb_rdma_may_lock(uint64_t bytes, lb_status *status)
 {
 	uint64_t limit = lock_limit();
 
-	if (bytes <= limit)
+	if (bytes <= limit || has_ipc_lock())
 		return true;
 	return lb_fail(
 		status, LB_SYSTEM,
