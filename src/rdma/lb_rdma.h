@@ -4,7 +4,8 @@
  *	  src/rdma; where they are not there at build time, lb_rdma_absent.c stands in, and everything here says so.
  *
  * Nothing here blocks but where it is said, and nothing starts threads. Descriptors are close-on-exec. Whoever forks without
- * exec must not use what was made before in the child; memory that is given for registration should be MADV_DONTFORK or shared.
+ * exec must not use what was made before in the child, and may not have there what is registered. Memory that is given for registration should be
+ * MADV_DONTFORK or shared.
  *
  * A connection, on the side that asks for it (the compute node):
  *

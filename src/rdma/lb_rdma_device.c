@@ -33,8 +33,9 @@ init_fork(void)
 }
 
 /*
- * On kernels that do not copy pinned pages at fork, the parent's next write to such a page would move it away from under the device;
- * ibv_fork_init sees to it that pages that are registered from now on are not inherited. Newer kernels copy, and it does nothing.
+ * On kernels that do not copy pinned pages at fork (before 5.12), the parent's next write to such a page would move it away from under the device;
+ * ibv_fork_init sees to it that pages that are registered from now on, and those of the queues, are not inherited. Where the kernel copies it
+ * does nothing from rdma-core 51 on; before, all the same.
  */
 bool
 lb_rdma_prepare(lb_status *status)
