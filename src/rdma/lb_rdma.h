@@ -50,8 +50,8 @@ typedef struct lb_rdma_counters
 	uint64_t completions;   /* taken from completion queues */
 } lb_rdma_counters;
 
-/* Was rdma-core there when this was built? If not, everything below fails with LB_INVALID and says so. */
-extern bool lb_rdma_available(void);
+/* Was rdma-core there when this was built? If not, this and everything below fails with LB_INVALID and says so. */
+extern bool lb_rdma_available(lb_status *status);
 
 /*
  * May this process lock so much memory (RLIMIT_MEMLOCK, unless it has CAP_IPC_LOCK, and not in a user namespace of its own)? False with LB_SYSTEM

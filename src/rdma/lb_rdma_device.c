@@ -21,8 +21,9 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_error;
 
 bool
-lb_rdma_available(void)
+lb_rdma_available(lb_status *status)
 {
+	(void) status;
 	return true;
 }
 

@@ -99,7 +99,7 @@ static void
 read_and_count(bool pull)
 {
 	connect_pair(pull);
-	assert_true(lb_rdma_available());
+	assert_true(lb_rdma_available(&status));
 	assert_int_equal(pair.established, 1);
 	expect_nothing();
 	post(3, 1, 77);
