@@ -108,7 +108,8 @@ typedef struct lb_rdma_read
 
 /*
  * Post 1 to LB_BATCH_MAX reads as one chain of work requests with one doorbell; the last one alone is signalled, and completes
- * as id. The caller sees to it that no more than LB_RDMA_READS_MAX are under way. False: the connection is broken.
+ * as id. The caller sees to it that no more than LB_RDMA_READS_MAX are under way, and never does it where it is the peer that reads (remote_read, or
+ * accepted without may_read): there is no room for any. False: the connection is broken.
  */
 extern bool lb_rdma_post_reads(lb_rdma_connection *connection, const lb_rdma_read *reads, int count,
 							   uint64_t id, lb_status *status);

@@ -156,6 +156,7 @@ struct lb_rdma_connection
 	lb_rdma_domain *domain;
 	lb_rdma_region *region;
 	lb_rdma_memory memory;
+	struct ibv_cq *idle; /* of a queue pair that never posts, as the peer reads from the memory */
 	uint8_t secret[LB_RDMA_SECRET_SIZE];
 
 	/* the side that accepted */

@@ -11,7 +11,10 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "raw_frame.h"
 #include "rdma_pair.h"
@@ -141,6 +144,34 @@ test_rights(void **state)
 		assert_int_equal(stub_alive(STUB_QP), 2);
 		assert_int_equal(stub_qps_writable(), 0);
 		assert_int_equal(stub_qps_readable(), 1);
+		pair_close(&pair);
+	}
+}
+
+/* The side that is read from posts nothing, and has no room for it. */
+static void
+test_one_side_posts(void **state)
+{
+	lb_rdma_read read = {0};
+
+	(void) state;
+	for (int pull = 0; pull <= 1; pull++)
+	{
+		pid_t child;
+		int result;
+
+		connect_pair(pull);
+		assert_int_equal(stub_send_room(), LB_RDMA_READS_MAX + 1);
+		child = fork();
+		assert_true(child >= 0);
+		if (child == 0)
+		{
+			close(STDERR_FILENO);
+			lb_rdma_post_reads(pull ? pair.connection : pair.accepted, &read, 1, 1, &status);
+			_exit(0);
+		}
+		assert_int_equal(waitpid(child, &result, 0), child);
+		assert_true(WIFSIGNALED(result) && WTERMSIG(result) == SIGABRT);
 		pair_close(&pair);
 	}
 }
@@ -500,6 +531,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_backend_reads, begin, end),
 		cmocka_unit_test_setup_teardown(test_node_pulls, begin, end),
 		cmocka_unit_test_setup_teardown(test_rights, begin, end),
+		cmocka_unit_test_setup_teardown(test_one_side_posts, begin, end),
 		cmocka_unit_test_setup_teardown(test_full, begin, end),
 		cmocka_unit_test_setup_teardown(test_completion_events, begin, end),
 		cmocka_unit_test_setup_teardown(test_early_pull, begin, end),

@@ -245,6 +245,17 @@ stub_reads_pending(void)
 	return pending;
 }
 
+unsigned
+stub_send_room(void)
+{
+	unsigned room;
+
+	stub_lock();
+	room = stub_qps_room();
+	stub_unlock();
+	return room;
+}
+
 static bool
 may_write(unsigned access)
 {

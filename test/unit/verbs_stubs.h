@@ -139,6 +139,9 @@ typedef struct stub_reads
 extern stub_reads stub_get_reads(void); /* since stub_reset */
 extern unsigned stub_reads_pending(void);
 
+/* Work requests that there is room for in the send queues of all queue pairs. */
+extern unsigned stub_send_room(void);
+
 /* Queue pairs that are connected and let their peer write, or read. */
 extern unsigned stub_qps_writable(void);
 extern unsigned stub_qps_readable(void);

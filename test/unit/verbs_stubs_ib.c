@@ -555,6 +555,17 @@ stub_qps_pending(void)
 	return pending;
 }
 
+unsigned
+stub_qps_room(void)
+{
+	unsigned room = 0;
+
+	for (int i = 0; i < QPS_MAX; i++)
+		if (qps[i])
+			room += qps[i]->max_send_wr;
+	return room;
+}
+
 void
 stub_qps_of_device(stub_device *device, void (*what)(struct ibv_qp *qp))
 {

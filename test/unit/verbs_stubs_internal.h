@@ -84,5 +84,6 @@ extern void stub_qp_ready(struct ibv_qp *qp);
 extern void stub_qps_progress(void);
 extern void stub_qps_of_device(stub_device *device, void (*what)(struct ibv_qp *qp));
 extern unsigned stub_qps_pending(void);
+extern unsigned stub_qps_room(void);
 
 #endif /* VERBS_STUBS_INTERNAL_H */
