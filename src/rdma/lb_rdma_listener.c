@@ -67,7 +67,7 @@ choose_device(const char *name, lb_status *status)
 	return chosen;
 }
 
-/* Does this address belong to the device? Then watch it. */
+/* Does this address belong to the device? Then watch it. (If it is that of another one, librdmacm has that open from now on.) */
 static bool
 try_watching(lb_rdma_listener *listener, const struct sockaddr *address, const char *device)
 {

@@ -1,14 +1,13 @@
 /*
  * test_rdma_connection.c
  *	  The verbs layer, both sides of it, over stubs of libibverbs and librdmacm: reads, counts, who may do what, and the end.
- *	  test_rdma_failures.c has what can fail.
+ *	  test_rdma_failures.c has what can fail, test_rdma_device.c devices.
  */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -448,82 +447,6 @@ test_address_change(void **state)
 	expect_batch(1);
 }
 
-static lb_rdma_listener *
-listen_at(const char *address, uint16_t port, const char *device)
-{
-	lb_address at = {.length = sizeof(struct sockaddr_in)};
-	struct sockaddr_in *in = (struct sockaddr_in *) &at.storage;
-
-	in->sin_family = AF_INET;
-	in->sin_port = htons(port);
-	assert_int_equal(inet_pton(AF_INET, address, &in->sin_addr), 1);
-	return lb_rdma_listen(&at, device, &status);
-}
-
-static void
-expect_listener(const char *address, const char *device, const char *expected)
-{
-	lb_rdma_listener *listener = listen_at(address, 0, device);
-
-	if (listener == NULL)
-		fail_msg("%s", status.message);
-	assert_string_equal(lb_rdma_listener_device(listener), expected);
-	assert_int_not_equal(lb_rdma_listener_port(listener), 0);
-	lb_rdma_listener_close(listener);
-}
-
-static void
-expect_no_listener(const char *address, const char *device, const char *message)
-{
-	memset(&status, 0, sizeof(status));
-	assert_null(listen_at(address, 0, device));
-	assert_int_equal(status.code, LB_INVALID);
-	if (strstr(status.message, message) == NULL)
-		fail_msg("\"%s\" is not in \"%s\"", message, status.message);
-}
-
-static void
-test_choice_of_device(void **state)
-{
-	lb_rdma_listener *listener;
-
-	(void) state;
-	expect_listener("127.0.0.1", NULL, "stub0");
-	expect_listener("10.1.1.1", NULL, "stub1");
-	expect_listener("10.1.1.1", "stub1", "stub1");
-	expect_listener("0.0.0.0", "stub0", "stub0");
-	expect_no_listener("127.0.0.1", "stub1", "stub1");
-	expect_no_listener("0.0.0.0", NULL, "stub0, stub1");
-	expect_no_listener("0.0.0.0", "other", "stub0, stub1");
-	expect_no_listener("192.0.2.1", NULL, "192.0.2.1");
-	stub_set_devices(1);
-	expect_listener("0.0.0.0", NULL, "stub0");
-	expect_no_listener("10.1.1.1", NULL, "stub0");
-	stub_set_devices(0);
-	expect_no_listener("127.0.0.1", NULL, "no RDMA device");
-
-	/* A port of one's own, and one that is taken. */
-	stub_set_devices(2);
-	listener = listen_at("127.0.0.1", 4711, NULL);
-	assert_non_null(listener);
-	assert_int_equal(lb_rdma_listener_port(listener), 4711);
-	assert_null(listen_at("127.0.0.1", 4711, NULL));
-	assert_int_equal(status.code, LB_SYSTEM);
-	lb_rdma_listener_close(listener);
-}
-
-/* Whoever is asked for one device, or says which there are, does not open the others: drivers may wait for us before they let one go. */
-static void
-test_other_devices_stay_closed(void **state)
-{
-	(void) state;
-	expect_listener("0.0.0.0", "stub0", "stub0");
-	expect_no_listener("0.0.0.0", "other", "stub0, stub1");
-	expect_no_listener("192.0.2.1", NULL, "stub0, stub1");
-	assert_true(stub_device_is_open(0));
-	assert_false(stub_device_is_open(1));
-}
-
 int
 main(void)
 {
@@ -543,8 +466,6 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_listener_goes, begin, end),
 		cmocka_unit_test_setup_teardown(test_reconnects, begin, end),
 		cmocka_unit_test_setup_teardown(test_address_change, begin, end),
-		cmocka_unit_test_setup_teardown(test_choice_of_device, begin, end),
-		cmocka_unit_test_setup_teardown(test_other_devices_stay_closed, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
