@@ -181,8 +181,7 @@ check_rdma_listener(const char *text, const options *options, lb_status *status)
 {
 	lb_status cause;
 
-	/* where there is no RDMA, everything fails with the message that says so */
-	if (!lb_rdma_available() && !lb_rdma_may_lock(0, &cause))
+	if (!lb_rdma_available(&cause))
 		return lb_fail(status, LB_INVALID, "--listen %.60s: %.180s", text, cause.message);
 	if (listens_over_rdma(options))
 		return lb_fail(status, LB_INVALID, "--listen %.60s: rdma:// can be given once", text);

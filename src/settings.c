@@ -177,11 +177,10 @@ parse_node_list(const char *value, lb_uri *uris)
 							  "shm:///path/of/socket, separated by commas, or \"embedded\".");
 			return -1;
 		}
-		if (uris[count].transport == LB_TRANSPORT_RDMA && !lb_rdma_available())
+		if (uris[count].transport == LB_TRANSPORT_RDMA && !lb_rdma_available(&status))
 		{
 			GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
-			GUC_check_errdetail("This build of legobase has no RDMA data plane: libibverbs and "
-								"librdmacm were not found when it was built.");
+			GUC_check_errdetail("%s.", status.message);
 			GUC_check_errhint("Use \"tcp%s\".", strchr(uris[count].text, ':'));
 			return -1;
 		}

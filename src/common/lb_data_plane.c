@@ -11,6 +11,8 @@
 const lb_data_plane_ops *
 lb_data_plane_ops_for(lb_transport transport)
 {
+	lb_status status;
+
 	switch (transport)
 	{
 		case LB_TRANSPORT_SHM:
@@ -18,7 +20,7 @@ lb_data_plane_ops_for(lb_transport transport)
 		case LB_TRANSPORT_TCP:
 			return &lb_data_plane_tcp;
 		case LB_TRANSPORT_RDMA:
-			return lb_rdma_available() ? &lb_data_plane_rdma : NULL;
+			return lb_rdma_available(&status) ? &lb_data_plane_rdma : NULL;
 	}
 	return NULL;
 }

@@ -4,7 +4,8 @@
  *	  src/rdma; where they are not there at build time, lb_rdma_absent.c stands in, and everything here says so.
  *
  * Nothing here blocks but where it is said, and nothing starts threads. Descriptors are close-on-exec. Whoever forks without
- * exec must not use what was made before in the child; memory that is given for registration should be MADV_DONTFORK or shared.
+ * exec must not use what was made before in the child, and may not have there what is registered. Memory that is given for registration should be
+ * MADV_DONTFORK or shared.
  *
  * A connection, on the side that asks for it (the compute node):
  *
@@ -49,12 +50,12 @@ typedef struct lb_rdma_counters
 	uint64_t completions;   /* taken from completion queues */
 } lb_rdma_counters;
 
-/* Was rdma-core there when this was built? If not, everything below fails with LB_INVALID and says so. */
-extern bool lb_rdma_available(void);
+/* Was rdma-core there when this was built? If not, this and everything below fails with LB_INVALID and says so. */
+extern bool lb_rdma_available(lb_status *status);
 
 /*
- * May this process lock so much memory (RLIMIT_MEMLOCK, unless it has CAP_IPC_LOCK)? False with LB_SYSTEM and a message that names limit and
- * need. Registering fails with a message of the same kind if it is refused all the same.
+ * May this process lock so much memory (RLIMIT_MEMLOCK, unless it has CAP_IPC_LOCK, and not in a user namespace of its own)? False with LB_SYSTEM
+ * and a message that names limit and need. Registering fails with a message of the same kind if it is refused all the same.
  */
 extern bool lb_rdma_may_lock(uint64_t bytes, lb_status *status);
 
@@ -78,8 +79,9 @@ extern lb_rdma_connection *lb_rdma_connect_start(const lb_address *address,
 
 /*
  * Go on connecting, as far as events have come. 1: established. 0: not yet, call again when lb_rdma_event_fd is readable.
- * -1: failed; close it. LB_SYSTEM, among others: no device for this address (says how to get one), memory could not be locked; LB_REFUSED with
- * LB_ERR_LIMIT: this host's device has no queue pair left; LB_CLOSED: nobody listens there, or the node has rejected it.
+ * -1: failed; close it. LB_SYSTEM, among others: no device for this address (says how to get one), or one that is neither InfiniBand nor RoCE; memory
+ * could not be locked. LB_REFUSED with LB_ERR_LIMIT: this host's device has no queue pair left. LB_CLOSED: nobody listens there, or the node has
+ * rejected it.
  */
 extern int lb_rdma_connect_continue(lb_rdma_connection *connection, lb_status *status);
 
@@ -106,7 +108,8 @@ typedef struct lb_rdma_read
 
 /*
  * Post 1 to LB_BATCH_MAX reads as one chain of work requests with one doorbell; the last one alone is signalled, and completes
- * as id. The caller sees to it that no more than LB_RDMA_READS_MAX are under way. False: the connection is broken.
+ * as id. The caller sees to it that no more than LB_RDMA_READS_MAX are under way, and never does it where it is the peer that reads (remote_read, or
+ * accepted without may_read): there is no room for any. False: the connection is broken.
  */
 extern bool lb_rdma_post_reads(lb_rdma_connection *connection, const lb_rdma_read *reads, int count,
 							   uint64_t id, lb_status *status);
@@ -130,8 +133,8 @@ extern void lb_rdma_close(lb_rdma_connection *connection);
 
 /*
  * Listen with rdma_cm. The device: the one with this name, or if that is null the one that has this address; for "any address" the only one
- * there is. Null with LB_INVALID if there is none, or it can't be chosen; the message says what is there. *address's port may be 0, and need not be
- * free for TCP.
+ * there is. Null with LB_INVALID if there is none, or it can't be chosen (the message says what is there), or is neither InfiniBand nor RoCE.
+ * *address's port may be 0, and need not be free for TCP.
  */
 extern lb_rdma_listener *lb_rdma_listen(const lb_address *address, const char *device_name,
 										lb_status *status);

@@ -112,11 +112,13 @@ lb_rdma_close(lb_rdma_connection *connection)
 	if (connection->hold.verbs != NULL)
 		notice_removal(connection);
 	lb_rdma_queue_destroy(&connection->queue);
+	if (connection->idle != NULL)
+		ibv_destroy_cq(connection->idle);
 	lb_rdma_deregister(connection->region);
 	lb_rdma_domain_destroy(connection->domain);
+	lb_rdma_device_release(&connection->hold);
 	if (connection->id != NULL)
 		rdma_destroy_id(connection->id);
-	lb_rdma_device_release(&connection->hold);
 	if (connection->channel != NULL)
 		rdma_destroy_event_channel(connection->channel);
 	free(connection);
@@ -213,7 +215,8 @@ request(lb_rdma_connection *connection, lb_status *status)
 	lb_rdma_depths depths;
 	struct rdma_conn_param param;
 
-	if (!lb_rdma_device_depths(id->verbs, &depths, status))
+	if (!lb_rdma_device_is_fit(id->verbs, LB_SYSTEM, status) ||
+		!lb_rdma_device_depths(id->verbs, &depths, status))
 		return false;
 	connection->domain = lb_rdma_domain_on(id->verbs, status);
 	if (connection->domain == NULL)
@@ -221,8 +224,16 @@ request(lb_rdma_connection *connection, lb_status *status)
 	connection->region = lb_rdma_register_for(
 		connection->domain, memory->start, memory->length,
 		memory->remote_read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_LOCAL_WRITE, status);
-	if (connection->region == NULL ||
-		!lb_rdma_queue_create(&connection->queue, id, connection->domain, NULL, false, status))
+	if (connection->region == NULL)
+		return false;
+	if (memory->remote_read)
+	{
+		connection->idle = lb_rdma_idle_cq_create(id->verbs, status);
+		if (connection->idle == NULL)
+			return false;
+	}
+	if (!lb_rdma_queue_create(&connection->queue, id, connection->domain, connection->idle, false,
+							  status))
 		return false;
 
 	param = memory->remote_read ? lb_rdma_conn_param(0, depths.served)

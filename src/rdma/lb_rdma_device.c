@@ -21,8 +21,9 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_error;
 
 bool
-lb_rdma_available(void)
+lb_rdma_available(lb_status *status)
 {
+	(void) status;
 	return true;
 }
 
@@ -33,8 +34,9 @@ init_fork(void)
 }
 
 /*
- * On kernels that do not copy pinned pages at fork, the parent's next write to such a page would move it away from under the device;
- * ibv_fork_init sees to it that pages that are registered from now on are not inherited. Newer kernels copy, and it does nothing.
+ * On kernels that do not copy pinned pages at fork (before 5.12), the parent's next write to such a page would move it away from under the device;
+ * ibv_fork_init sees to it that pages that are registered from now on, and those of the queues, are not inherited. Where the kernel copies it
+ * does nothing from rdma-core 51 on; before, all the same.
  */
 bool
 lb_rdma_prepare(lb_status *status)
@@ -109,8 +111,9 @@ lb_rdma_device_removed(struct ibv_context *verbs)
 }
 
 /*
- * The context itself stays librdmacm's, which will close these two descriptors' numbers one day, when it finds another device; and the device that
- * they were of is not found again, even if it comes back with the same name. So the numbers must go on being open, as something harmless.
+ * The context itself stays librdmacm's, which will close these two descriptors' numbers with it; and the device that they were of is not found again,
+ * even if it comes back with the same name. So the numbers must go on being open, as something harmless. What librdmacm has made on the device itself
+ * (a protection domain, given back with the last id) the kernel has destroyed by then: it asks /dev/null in vain.
  */
 static void
 close_descriptors(struct ibv_context *verbs)
@@ -165,19 +168,31 @@ lb_rdma_device_name(const struct ibv_context *verbs)
 	return ibv_get_device_name(verbs->device);
 }
 
+/* rdma_get_devices would open them all, and librdmacm has them open from then on. */
 void
 lb_rdma_device_names(char text[LB_RDMA_NAMES_TEXT])
 {
 	int count = 0;
-	struct ibv_context **devices = rdma_get_devices(&count);
+	struct ibv_device **devices = ibv_get_device_list(&count);
 	size_t length = 0;
 
 	snprintf(text, LB_RDMA_NAMES_TEXT, "none");
 	for (int i = 0; i < count && length < LB_RDMA_NAMES_TEXT; i++)
 		length += (size_t) snprintf(text + length, LB_RDMA_NAMES_TEXT - length, "%s%s",
-									i > 0 ? ", " : "", lb_rdma_device_name(devices[i]));
+									i > 0 ? ", " : "", ibv_get_device_name(devices[i]));
 	if (devices != NULL)
-		rdma_free_devices(devices);
+		ibv_free_device_list(devices);
+}
+
+bool
+lb_rdma_device_is_fit(const struct ibv_context *verbs, lb_code unfit, lb_status *status)
+{
+	if (verbs->device->transport_type == IBV_TRANSPORT_IB)
+		return true;
+	return lb_fail(status, unfit,
+				   "RDMA device %s is neither InfiniBand nor RoCE (iWARP is not supported): use "
+				   "tcp://",
+				   lb_rdma_device_name(verbs));
 }
 
 static uint8_t
@@ -232,6 +247,25 @@ lb_rdma_fail_make(lb_status *status, struct ibv_context *verbs, const char *what
 
 /* ---- locked memory ---- */
 
+/* There all user ids are what they are, without exception. */
+static bool
+in_first_user_namespace(void)
+{
+	FILE *map = fopen("/proc/self/uid_map", "re");
+	uint32_t inside;
+	uint32_t outside;
+	uint32_t count;
+	bool first;
+
+	if (map == NULL)
+		return errno == ENOENT; /* the kernel has no others */
+	first = fscanf(map, "%" SCNu32 " %" SCNu32 " %" SCNu32, &inside, &outside, &count) == 3 &&
+			inside == 0 && outside == 0 && count == UINT32_MAX;
+	fclose(map);
+	return first;
+}
+
+/* The kernel counts this capability in the first user namespace alone. In one of its own, as of a container, everybody may have it. */
 static bool
 has_ipc_lock(void)
 {
@@ -240,16 +274,17 @@ has_ipc_lock(void)
 
 	if (syscall(SYS_capget, &header, data) != 0)
 		return false;
-	return (data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)) != 0;
+	return (data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)) != 0 &&
+		   in_first_user_namespace();
 }
 
-/* The limit on locked memory that counts for this process; UINT64_MAX: none. */
+/* RLIMIT_MEMLOCK; UINT64_MAX: none. */
 static uint64_t
 lock_limit(void)
 {
 	struct rlimit limit;
 
-	if (has_ipc_lock() || getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
 		return UINT64_MAX;
 	return limit.rlim_cur;
 }
@@ -259,7 +294,7 @@ lb_rdma_may_lock(uint64_t bytes, lb_status *status)
 {
 	uint64_t limit = lock_limit();
 
-	if (bytes <= limit)
+	if (bytes <= limit || has_ipc_lock())
 		return true;
 	return lb_fail(
 		status, LB_SYSTEM,

@@ -43,9 +43,13 @@ extern bool lb_rdma_prepare(lb_status *status);
 extern struct rdma_event_channel *lb_rdma_channel_open(lb_code no_device, lb_status *status);
 
 /*
- * Use of a device's context, which librdmacm opens, shares among all ids, and never closes when the last device of a host goes away. Drivers that
- * can't take a device away from under its users (soft-RoCE) wait for it to be closed; so who uses one holds it, and the last one that lets go of a
- * device that was removed closes its descriptors. To be called when the holder's id was destroyed.
+ * Use of a device's context, which librdmacm opens, and shares among all ids. When the device has gone it closes it late: not before it meets a device
+ * that it does not know (so never, if none comes), and then at once, or with the context's last id. Drivers that can't take a device away from under
+ * its users (soft-RoCE) wait for it to be closed; so who uses one holds it, and the last one that lets go of a device that was removed closes its
+ * descriptors.
+ *
+ * Release when everything of the holder's on the device was destroyed but the id: with that the context may be freed. Accepted connections have an id
+ * without a hold: they are closed before their listener, whose hold is the last one.
  */
 typedef struct lb_rdma_hold
 {
@@ -69,6 +73,13 @@ extern void lb_rdma_address_text(const struct sockaddr *address, char text[LB_RD
 extern void lb_rdma_device_names(char text[LB_RDMA_NAMES_TEXT]);
 
 extern const char *lb_rdma_device_name(const struct ibv_context *verbs);
+
+/*
+ * Is it a device for what we do with it, InfiniBand or RoCE? Over iWARP the peer of a READ writes to where it ends, and would need the right to; nobody
+ * grants that here. unfit: the code if not.
+ */
+extern bool lb_rdma_device_is_fit(const struct ibv_context *verbs, lb_code unfit,
+								  lb_status *status);
 
 /* How many READs a queue pair of this device can have under way, and how many it can serve at a time. */
 typedef struct lb_rdma_depths
@@ -145,6 +156,7 @@ struct lb_rdma_connection
 	lb_rdma_domain *domain;
 	lb_rdma_region *region;
 	lb_rdma_memory memory;
+	struct ibv_cq *idle; /* of a queue pair that never posts, as the peer reads from the memory */
 	uint8_t secret[LB_RDMA_SECRET_SIZE];
 
 	/* the side that accepted */

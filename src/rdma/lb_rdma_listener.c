@@ -43,14 +43,14 @@ static char *
 choose_device(const char *name, lb_status *status)
 {
 	int count = 0;
-	struct ibv_context **devices = rdma_get_devices(&count);
+	struct ibv_device **devices = ibv_get_device_list(&count);
 	char *chosen = NULL;
 
 	for (int i = 0; i < count && chosen == NULL; i++)
-		if (name == NULL ? count == 1 : strcmp(lb_rdma_device_name(devices[i]), name) == 0)
-			chosen = strdup(lb_rdma_device_name(devices[i]));
+		if (name == NULL ? count == 1 : strcmp(ibv_get_device_name(devices[i]), name) == 0)
+			chosen = strdup(ibv_get_device_name(devices[i]));
 	if (devices != NULL)
-		rdma_free_devices(devices);
+		ibv_free_device_list(devices);
 	if (chosen == NULL)
 	{
 		char names[LB_RDMA_NAMES_TEXT];
@@ -67,7 +67,7 @@ choose_device(const char *name, lb_status *status)
 	return chosen;
 }
 
-/* Does this address belong to the device? Then watch it. */
+/* Does this address belong to the device? Then watch it. (If it is that of another one, librdmacm has that open from now on.) */
 static bool
 try_watching(lb_rdma_listener *listener, const struct sockaddr *address, const char *device)
 {
@@ -170,7 +170,8 @@ open_listener(lb_rdma_listener *listener, const lb_address *address, const char 
 	if (!bind_address(listener, address, device_name, status))
 		return false;
 	lb_rdma_device_hold(&listener->hold, listener->verbs);
-	if (!lb_rdma_device_depths(listener->verbs, &listener->depths, status))
+	if (!lb_rdma_device_is_fit(listener->verbs, LB_INVALID, status) ||
+		!lb_rdma_device_depths(listener->verbs, &listener->depths, status))
 		return false;
 	listener->idle = lb_rdma_idle_cq_create(listener->verbs, status);
 	if (listener->idle == NULL)
@@ -205,11 +206,11 @@ lb_rdma_listener_close(lb_rdma_listener *listener)
 		return;
 	if (listener->idle != NULL)
 		ibv_destroy_cq(listener->idle);
+	lb_rdma_device_release(&listener->hold);
 	if (listener->watcher != NULL)
 		rdma_destroy_id(listener->watcher);
 	if (listener->id != NULL)
 		rdma_destroy_id(listener->id);
-	lb_rdma_device_release(&listener->hold);
 	if (listener->channel != NULL)
 		rdma_destroy_event_channel(listener->channel);
 	free(listener);

@@ -620,6 +620,15 @@ test_fallback_on_no_device_here(void **state)
 	stub_set_devices(2);
 }
 
+static void
+test_fallback_on_iwarp(void **state)
+{
+	(void) state;
+	rdma_node_start(&node);
+	stub_set_transport(0, IBV_TRANSPORT_IWARP);
+	expect_fallback(LB_SYSTEM);
+}
+
 /* The node answers over TCP, but the fabric is not passable: half of the time is kept for reading all the same. */
 static void
 test_fallback_when_not_joined(void **state)
@@ -787,6 +796,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_fallback_on_locked_memory, begin, end),
 		cmocka_unit_test_setup_teardown(test_fallback_on_queue_pairs_here, begin, end),
 		cmocka_unit_test_setup_teardown(test_fallback_on_no_device_here, begin, end),
+		cmocka_unit_test_setup_teardown(test_fallback_on_iwarp, begin, end),
 		cmocka_unit_test_setup_teardown(test_fallback_when_not_joined, begin, end),
 		cmocka_unit_test_setup_teardown(test_joined_in_standstill, begin, end),
 		cmocka_unit_test_setup_teardown(test_bad_nodes, begin, end),

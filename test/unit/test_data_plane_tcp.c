@@ -17,6 +17,7 @@
 #include "fake_node.h"
 #include "lb_clock.h"
 #include "lb_data_plane.h"
+#include "lb_rdma.h"
 #include "raw_frame.h"
 
 #define MS UINT64_C(1000000)
@@ -578,6 +579,10 @@ test_connect(void **state)
 	assert_int_equal(status.code, LB_SYSTEM);
 	assert_non_null(strstr(status.message, "Connection refused"));
 
+	/* This test is built without RDMA. */
+	assert_false(lb_rdma_available(&status));
+	assert_int_equal(status.code, LB_INVALID);
+	assert_non_null(strstr(status.message, "this build has no RDMA"));
 	assert_null(lb_data_plane_ops_for(LB_TRANSPORT_RDMA));
 	plane = lb_data_plane_connect(LB_TRANSPORT_RDMA, &gone, &identity, NULL, NULL, LIMIT, &status);
 	assert_null(plane);

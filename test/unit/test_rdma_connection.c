@@ -1,17 +1,19 @@
 /*
  * test_rdma_connection.c
  *	  The verbs layer, both sides of it, over stubs of libibverbs and librdmacm: reads, counts, who may do what, and the end.
- *	  test_rdma_failures.c has what can fail.
+ *	  test_rdma_failures.c has what can fail, test_rdma_device.c devices.
  */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "raw_frame.h"
 #include "rdma_pair.h"
@@ -99,7 +101,7 @@ static void
 read_and_count(bool pull)
 {
 	connect_pair(pull);
-	assert_true(lb_rdma_available());
+	assert_true(lb_rdma_available(&status));
 	assert_int_equal(pair.established, 1);
 	expect_nothing();
 	post(3, 1, 77);
@@ -141,6 +143,34 @@ test_rights(void **state)
 		assert_int_equal(stub_alive(STUB_QP), 2);
 		assert_int_equal(stub_qps_writable(), 0);
 		assert_int_equal(stub_qps_readable(), 1);
+		pair_close(&pair);
+	}
+}
+
+/* The side that is read from posts nothing, and has no room for it. */
+static void
+test_one_side_posts(void **state)
+{
+	lb_rdma_read read = {0};
+
+	(void) state;
+	for (int pull = 0; pull <= 1; pull++)
+	{
+		pid_t child;
+		int result;
+
+		connect_pair(pull);
+		assert_int_equal(stub_send_room(), LB_RDMA_READS_MAX + 1);
+		child = fork();
+		assert_true(child >= 0);
+		if (child == 0)
+		{
+			close(STDERR_FILENO);
+			lb_rdma_post_reads(pull ? pair.connection : pair.accepted, &read, 1, 1, &status);
+			_exit(0);
+		}
+		assert_int_equal(waitpid(child, &result, 0), child);
+		assert_true(WIFSIGNALED(result) && WTERMSIG(result) == SIGABRT);
 		pair_close(&pair);
 	}
 }
@@ -417,70 +447,6 @@ test_address_change(void **state)
 	expect_batch(1);
 }
 
-static lb_rdma_listener *
-listen_at(const char *address, uint16_t port, const char *device)
-{
-	lb_address at = {.length = sizeof(struct sockaddr_in)};
-	struct sockaddr_in *in = (struct sockaddr_in *) &at.storage;
-
-	in->sin_family = AF_INET;
-	in->sin_port = htons(port);
-	assert_int_equal(inet_pton(AF_INET, address, &in->sin_addr), 1);
-	return lb_rdma_listen(&at, device, &status);
-}
-
-static void
-expect_listener(const char *address, const char *device, const char *expected)
-{
-	lb_rdma_listener *listener = listen_at(address, 0, device);
-
-	if (listener == NULL)
-		fail_msg("%s", status.message);
-	assert_string_equal(lb_rdma_listener_device(listener), expected);
-	assert_int_not_equal(lb_rdma_listener_port(listener), 0);
-	lb_rdma_listener_close(listener);
-}
-
-static void
-expect_no_listener(const char *address, const char *device, const char *message)
-{
-	memset(&status, 0, sizeof(status));
-	assert_null(listen_at(address, 0, device));
-	assert_int_equal(status.code, LB_INVALID);
-	if (strstr(status.message, message) == NULL)
-		fail_msg("\"%s\" is not in \"%s\"", message, status.message);
-}
-
-static void
-test_choice_of_device(void **state)
-{
-	lb_rdma_listener *listener;
-
-	(void) state;
-	expect_listener("127.0.0.1", NULL, "stub0");
-	expect_listener("10.1.1.1", NULL, "stub1");
-	expect_listener("10.1.1.1", "stub1", "stub1");
-	expect_listener("0.0.0.0", "stub0", "stub0");
-	expect_no_listener("127.0.0.1", "stub1", "stub1");
-	expect_no_listener("0.0.0.0", NULL, "stub0, stub1");
-	expect_no_listener("0.0.0.0", "other", "stub0, stub1");
-	expect_no_listener("192.0.2.1", NULL, "192.0.2.1");
-	stub_set_devices(1);
-	expect_listener("0.0.0.0", NULL, "stub0");
-	expect_no_listener("10.1.1.1", NULL, "stub0");
-	stub_set_devices(0);
-	expect_no_listener("127.0.0.1", NULL, "no RDMA device");
-
-	/* A port of one's own, and one that is taken. */
-	stub_set_devices(2);
-	listener = listen_at("127.0.0.1", 4711, NULL);
-	assert_non_null(listener);
-	assert_int_equal(lb_rdma_listener_port(listener), 4711);
-	assert_null(listen_at("127.0.0.1", 4711, NULL));
-	assert_int_equal(status.code, LB_SYSTEM);
-	lb_rdma_listener_close(listener);
-}
-
 int
 main(void)
 {
@@ -488,6 +454,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_backend_reads, begin, end),
 		cmocka_unit_test_setup_teardown(test_node_pulls, begin, end),
 		cmocka_unit_test_setup_teardown(test_rights, begin, end),
+		cmocka_unit_test_setup_teardown(test_one_side_posts, begin, end),
 		cmocka_unit_test_setup_teardown(test_full, begin, end),
 		cmocka_unit_test_setup_teardown(test_completion_events, begin, end),
 		cmocka_unit_test_setup_teardown(test_early_pull, begin, end),
@@ -499,7 +466,6 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_listener_goes, begin, end),
 		cmocka_unit_test_setup_teardown(test_reconnects, begin, end),
 		cmocka_unit_test_setup_teardown(test_address_change, begin, end),
-		cmocka_unit_test_setup_teardown(test_choice_of_device, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

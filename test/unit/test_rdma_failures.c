@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -230,40 +231,67 @@ test_limits(void **state)
 	expect_code(LB_SYSTEM);
 }
 
-/* Without the right to lock what one wants, and with a limit of 64 kB. */
-static int
-locked_memory_is_scarce(void)
+/* With a limit of 64 kB on locked memory. */
+static bool
+says_what_may_be_locked(void)
+{
+	return lb_rdma_may_lock(65536, &status) && !lb_rdma_may_lock(65537, &status) &&
+		   status.code == LB_SYSTEM && strstr(status.message, "64 kB") != NULL;
+}
+
+static bool
+says_what_was_locked(void)
+{
+	stub_fail(CALL_ibv_reg_mr, 1, ENOMEM);
+	return !pair_listen(&pair, &status) && status.code == LB_SYSTEM &&
+		   strstr(status.message, "64 kB") != NULL;
+}
+
+/* Whoever may lock what it wants is told of the limit all the same when it could not. */
+static bool
+with_privileges(void)
+{
+	return says_what_was_locked();
+}
+
+static bool
+without_privileges(void)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
-	struct rlimit limit = {65536, 65536};
 
-	if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || syscall(SYS_capset, &header, data) != 0)
-		return 2;
-	if (!lb_rdma_may_lock(65536, &status) || lb_rdma_may_lock(65537, &status) ||
-		status.code != LB_SYSTEM || strstr(status.message, "64 kB") == NULL)
-		return 3;
-	stub_fail(CALL_ibv_reg_mr, 1, ENOMEM);
-	if (pair_listen(&pair, &status) || status.code != LB_SYSTEM ||
-		strstr(status.message, "64 kB") == NULL)
-		return 4;
-	return 0;
+	return syscall(SYS_capset, &header, data) == 0 && says_what_may_be_locked() &&
+		   says_what_was_locked();
+}
+
+/* All capabilities, but of a user namespace of one's own: the kernel does not count them. (Some kernels let nobody have one.) */
+static bool
+with_privileges_of_no_use(void)
+{
+	return unshare(CLONE_NEWUSER) != 0 || (says_what_may_be_locked() && says_what_was_locked());
 }
 
 static void
 test_locked_memory(void **state)
 {
-	int result;
-	pid_t child;
+	static bool (*const cases[])(void) = {with_privileges, without_privileges,
+										  with_privileges_of_no_use};
 
 	(void) state;
 	pair_prepare(&pair, false);
-	child = fork();
-	assert_true(child >= 0);
-	if (child == 0)
-		_exit(locked_memory_is_scarce());
-	assert_int_equal(waitpid(child, &result, 0), child);
-	assert_int_equal(result, 0);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		struct rlimit limit = {65536, 65536};
+		pid_t child = fork();
+		int result;
+
+		assert_true(child >= 0);
+		if (child == 0)
+			_exit(setrlimit(RLIMIT_MEMLOCK, &limit) == 0 && cases[i]() ? 0 : 1);
+		assert_int_equal(waitpid(child, &result, 0), child);
+		if (result != 0)
+			fail_msg("case %zu", i);
+	}
 }
 
 /* Of a chain the first half was posted when the device refused the rest: it must be drained too. */
@@ -329,6 +357,7 @@ test_bad_events(void **state)
 		assert_int_equal(lb_rdma_connect_continue(pair.connection, &status), -1);
 		expect_code(events[i].code);
 		pair_close(&pair);
+		stub_reset(); /* a device that was said to be gone is of no use any more */
 	}
 }
 
@@ -623,57 +652,6 @@ test_nothing_to_pull(void **state)
 	expect_code(LB_CLOSED);
 }
 
-/* ---- the device goes away ---- */
-
-static void
-test_device_gone(void **state)
-{
-	uint64_t id;
-
-	(void) state;
-	for (int pull = 0; pull <= 1; pull++)
-	{
-		connect_pair(pull);
-		stub_withhold(true);
-		assert_true(pair_post(&pair, 0, 16, 1, &status));
-		stub_remove_device(0);
-		stub_withhold(false);
-		assert_int_equal(lb_rdma_poll(reader(), &id, &status), -1);
-		expect_failure();
-		assert_false(lb_rdma_check(pair.connection, &status));
-		expect_failure();
-		assert_true(pair_serve(&pair, &status));
-		assert_true(pair.device_gone > 0);
-		assert_null(lb_rdma_domain_create(pair.listener, &status));
-		expect_failure();
-		pair_close(&pair);
-		assert_int_equal(stub_all_alive(), 0);
-
-		/* Listening fails until it is back. */
-		pair_prepare(&pair, pull);
-		assert_false(pair_listen(&pair, &status));
-		expect_code(LB_INVALID);
-		pair_close(&pair);
-		stub_reset();
-	}
-}
-
-/* A device that goes away is noticed by a listener at any address too, with nobody connected. */
-static void
-test_device_gone_from_any_address(void **state)
-{
-	lb_address any = {.length = sizeof(struct sockaddr_in)};
-
-	(void) state;
-	((struct sockaddr_in *) &any.storage)->sin_family = AF_INET;
-	pair_prepare(&pair, false);
-	pair.listener = lb_rdma_listen(&any, "stub0", &status);
-	assert_non_null(pair.listener);
-	stub_remove_device(0);
-	assert_true(pair_serve(&pair, &status));
-	assert_int_equal(pair.device_gone, 1);
-}
-
 int
 main(void)
 {
@@ -694,8 +672,6 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_wrong_keys, begin, end),
 		cmocka_unit_test_setup_teardown(test_peer_is_silent, begin, end),
 		cmocka_unit_test_setup_teardown(test_nothing_to_pull, begin, end),
-		cmocka_unit_test_setup_teardown(test_device_gone, begin, end),
-		cmocka_unit_test_setup_teardown(test_device_gone_from_any_address, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,8 +12,6 @@
 
 #include "verbs_stubs_internal.h"
 
-stub_device stub_devices[DEVICES_MAX];
-int stub_device_count;
 stub_reads stub_sums;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -247,6 +245,17 @@ stub_reads_pending(void)
 	return pending;
 }
 
+unsigned
+stub_send_room(void)
+{
+	unsigned room;
+
+	stub_lock();
+	room = stub_qps_room();
+	stub_unlock();
+	return room;
+}
+
 static bool
 may_write(unsigned access)
 {
@@ -319,8 +328,7 @@ stub_reset(void)
 		stub_misuse(stub_alive_text());
 	stub_lock();
 	stub_device_count = DEVICES_MAX;
-	for (int i = 0; i < DEVICES_MAX; i++)
-		stub_devices[i].gone = false;
+	stub_devices_renew();
 	memset(called, 0, sizeof(called));
 	memset(&failure, 0, sizeof(failure));
 	memset(&replacement, 0, sizeof(replacement));

@@ -18,7 +18,7 @@
 #include <rdma/rdma_cma.h>
 #include <stdbool.h>
 
-/* Begin anew: two devices, nothing injected. Everything must have been freed before. */
+/* Begin anew: two devices, which librdmacm has not opened yet, nothing injected. Everything must have been freed before. */
 extern void stub_reset(void);
 
 /* Devices there are, 0 to 2: "stub0" has 127.0.0.1 and ::1, "stub1" has 10.1.1.1. */
@@ -54,7 +54,6 @@ extern const char *stub_alive_text(void);
 	STUB_CALL(rdma_create_id)            \
 	STUB_CALL(rdma_bind_addr)            \
 	STUB_CALL(rdma_listen)               \
-	STUB_CALL(rdma_get_devices)          \
 	STUB_CALL(rdma_resolve_addr)         \
 	STUB_CALL(rdma_resolve_route)        \
 	STUB_CALL(rdma_create_qp)            \
@@ -65,6 +64,7 @@ extern const char *stub_alive_text(void);
 	STUB_CALL(rdma_get_cm_event)         \
 	STUB_CALL(rdma_set_option)           \
 	STUB_CALL(ibv_fork_init)             \
+	STUB_CALL(ibv_get_device_list)       \
 	STUB_CALL(ibv_query_device)          \
 	STUB_CALL(ibv_alloc_pd)              \
 	STUB_CALL(ibv_reg_mr)                \
@@ -108,6 +108,18 @@ extern void stub_raise(enum rdma_cm_event_type type, bool active_side);
 /* The device is gone: everybody on it hears so, work requests are flushed, and calls on it fail with EIO. */
 extern void stub_remove_device(int number);
 
+/*
+ * It is back, as a device of its own. When librdmacm meets that one it closes the context of the former one, and frees it: at once, or with its
+ * last identifier.
+ */
+extern void stub_return_device(int number);
+
+/* It is of this kind, until stub_reset; InfiniBand and RoCE are one. */
+extern void stub_set_transport(int number, enum ibv_transport_type transport);
+
+/* Does this process have the device open? Once used it has, until the device is gone and its descriptors are closed. */
+extern bool stub_device_is_open(int number);
+
 /* ---- reads ---- */
 
 /* Reads that are under way, or posted from now on, don't complete, until they are withheld no longer. */
@@ -126,6 +138,9 @@ typedef struct stub_reads
 
 extern stub_reads stub_get_reads(void); /* since stub_reset */
 extern unsigned stub_reads_pending(void);
+
+/* Work requests that there is room for in the send queues of all queue pairs. */
+extern unsigned stub_send_room(void);
 
 /* Queue pairs that are connected and let their peer write, or read. */
 extern unsigned stub_qps_writable(void);

@@ -65,56 +65,7 @@ typedef struct stub_channel
 static stub_id *ids[IDS_MAX];
 static uint16_t next_port = 20000;
 
-/* ---- devices ---- */
-
-static int
-post_unknown(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad_wr)
-{
-	(void) qp;
-	(void) wr;
-	(void) bad_wr;
-	stub_misuse("nothing is received here");
-}
-
-__attribute__((constructor)) static void
-make_devices(void)
-{
-	for (int i = 0; i < DEVICES_MAX; i++)
-	{
-		stub_device *device = &stub_devices[i];
-
-		snprintf(device->device.name, sizeof(device->device.name), "stub%d", i);
-		device->device.node_type = IBV_NODE_CA;
-		device->device.transport_type = IBV_TRANSPORT_IB;
-		device->context.device = &device->device;
-		device->context.num_comp_vectors = 1;
-		device->context.async_fd = stub_semaphore_create();
-		device->context.ops = stub_context_ops;
-		device->context.ops.post_recv = post_unknown;
-	}
-	stub_device_count = DEVICES_MAX;
-}
-
-/* The device with this address, if it is there. */
-static stub_device *
-device_with(const struct sockaddr *address)
-{
-	char text[INET6_ADDRSTRLEN] = "";
-	int found = -1;
-
-	if (address->sa_family == AF_INET)
-		inet_ntop(AF_INET, &((const struct sockaddr_in *) address)->sin_addr, text, sizeof(text));
-	else
-		inet_ntop(AF_INET6, &((const struct sockaddr_in6 *) address)->sin6_addr, text,
-				  sizeof(text));
-	if (strcmp(text, "127.0.0.1") == 0 || strcmp(text, "::1") == 0)
-		found = 0;
-	if (strcmp(text, "10.1.1.1") == 0)
-		found = 1;
-	return found >= 0 && found < stub_device_count && !stub_devices[found].gone
-			   ? &stub_devices[found]
-			   : NULL;
-}
+/* ---- addresses ---- */
 
 static bool
 is_any(const struct sockaddr *address)
@@ -143,37 +94,6 @@ is_gone(const stub_id *id)
 {
 	errno = EIO;
 	return id->device && id->device->gone;
-}
-
-struct ibv_context **
-rdma_get_devices(int *count)
-{
-	struct ibv_context **list = NULL;
-
-	stub_lock();
-	if (!stub_fails(CALL_rdma_get_devices))
-	{
-		int present = 0;
-
-		list = calloc(DEVICES_MAX + 1, sizeof(list[0]));
-		for (int i = 0; i < stub_device_count; i++)
-			if (!stub_devices[i].gone)
-				list[present++] = &stub_devices[i].context;
-		if (count)
-			*count = present;
-		stub_count(STUB_DEVICE_LIST, 1);
-	}
-	stub_unlock();
-	return list;
-}
-
-void
-rdma_free_devices(struct ibv_context **list)
-{
-	stub_lock();
-	stub_count(STUB_DEVICE_LIST, -1);
-	stub_unlock();
-	free(list);
 }
 
 /* ---- channels and events ---- */
@@ -400,6 +320,8 @@ forget_id(stub_id *id)
 		free(event);
 	}
 	channel->count = kept;
+	if (id->device)
+		stub_device_leave(id->device);
 	free(id);
 }
 
@@ -467,7 +389,7 @@ bind_id(stub_id *id, struct sockaddr *address)
 		return false;
 	if (!is_any(address))
 	{
-		id->device = device_with(address);
+		id->device = stub_device_use(address);
 		errno = ENODEV;
 		if (id->device == NULL)
 			return false;
@@ -542,7 +464,7 @@ rdma_resolve_addr(struct rdma_cm_id *base, struct sockaddr *source, struct socka
 	{
 		copy_address(&base->route.addr.dst_storage, address);
 		id->active = true;
-		id->device = device_with(address);
+		id->device = stub_device_use(address);
 		id->stage = ADDRESS;
 		if (id->device)
 			tell(id, id, RDMA_CM_EVENT_ADDR_RESOLVED, 0);
@@ -636,6 +558,7 @@ ask(stub_id *id, stub_id *listener, const struct rdma_conn_param *parameters)
 
 	passive->stage = ASKED;
 	passive->device = id->device;
+	passive->device->ids++;
 	passive->port = listener->port;
 	passive->id.verbs = &id->device->context;
 	passive->id.port_num = 1;
@@ -768,7 +691,7 @@ stub_raise(enum rdma_cm_event_type type, bool active_side)
 void
 stub_remove_device(int number)
 {
-	stub_device *device = &stub_devices[number];
+	stub_device *device = stub_devices[number];
 
 	stub_lock();
 	device->gone = true;

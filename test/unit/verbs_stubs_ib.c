@@ -11,9 +11,6 @@
 
 #include "verbs_stubs_internal.h"
 
-#define REGIONS_MAX 256
-#define QPS_MAX 64
-#define QUEUE_MAX 512
 #define FIRST_QP 1000 /* number of the first queue pair */
 
 typedef struct stub_domain
@@ -73,55 +70,6 @@ static stub_mr *regions[REGIONS_MAX]; /* the key has the place */
 static stub_qp *qps[QPS_MAX];
 static uint32_t next_key = 1;
 
-/* ---- devices ---- */
-
-const char *
-ibv_get_device_name(struct ibv_device *device)
-{
-	return device->name;
-}
-
-int
-ibv_fork_init(void)
-{
-	bool fails;
-
-	stub_lock();
-	fails = stub_fails(CALL_ibv_fork_init);
-	stub_unlock();
-	return fails ? errno : 0;
-}
-
-int
-ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attributes)
-{
-	bool fails;
-
-	stub_lock();
-	fails = stub_fails(CALL_ibv_query_device);
-	if (!fails && device_of(context)->gone)
-	{
-		fails = true;
-		errno = EIO;
-	}
-	stub_unlock();
-	if (fails)
-		return errno;
-	memset(attributes, 0, sizeof(*attributes));
-	attributes->max_mr_size = UINT64_MAX;
-	attributes->max_qp = QPS_MAX;
-	attributes->max_qp_wr = QUEUE_MAX;
-	attributes->max_sge = attributes->max_sge_rd = 1;
-	attributes->max_cq = QPS_MAX;
-	attributes->max_cqe = QUEUE_MAX;
-	attributes->max_mr = REGIONS_MAX;
-	attributes->max_pd = QPS_MAX;
-	attributes->max_qp_rd_atom = 16;
-	attributes->max_qp_init_rd_atom = 16;
-	attributes->phys_port_cnt = 1;
-	return 0;
-}
-
 const char *
 ibv_wc_status_str(enum ibv_wc_status status)
 {
@@ -163,6 +111,7 @@ int
 ibv_dealloc_pd(struct ibv_pd *pd)
 {
 	stub_lock();
+	stub_need_descriptors(pd->context);
 	if (((stub_domain *) pd)->users > 0)
 		stub_misuse("a protection domain is destroyed that is in use");
 	stub_count(STUB_DOMAIN, -1);
@@ -227,6 +176,7 @@ ibv_dereg_mr(struct ibv_mr *mr)
 	stub_mr *region = (stub_mr *) mr;
 
 	stub_lock();
+	stub_need_descriptors(mr->context);
 	if (is_target(region))
 		stub_misuse("memory is deregistered that reads under way write to");
 	regions[mr->lkey / 2 % REGIONS_MAX] = NULL;
@@ -278,6 +228,7 @@ int
 ibv_destroy_comp_channel(struct ibv_comp_channel *channel)
 {
 	stub_lock();
+	stub_need_descriptors(channel->context);
 	if (channel->refcnt > 0)
 		stub_misuse("a completion channel is destroyed that is in use");
 	stub_count(STUB_COMP_CHANNEL, -1);
@@ -393,6 +344,7 @@ ibv_destroy_cq(struct ibv_cq *base)
 	stub_cq *cq = (stub_cq *) base;
 
 	stub_lock();
+	stub_need_descriptors(base->context);
 	if (cq->users > 0)
 		stub_misuse("a completion queue is destroyed that is in use");
 	if (cq->unacknowledged > 0)
@@ -603,6 +555,17 @@ stub_qps_pending(void)
 	return pending;
 }
 
+unsigned
+stub_qps_room(void)
+{
+	unsigned room = 0;
+
+	for (int i = 0; i < QPS_MAX; i++)
+		if (qps[i])
+			room += qps[i]->max_send_wr;
+	return room;
+}
+
 void
 stub_qps_of_device(stub_device *device, void (*what)(struct ibv_qp *qp))
 {
@@ -633,6 +596,7 @@ stub_qp_destroy(struct ibv_qp *base)
 {
 	stub_qp *qp = (stub_qp *) base;
 
+	stub_need_descriptors(base->context);
 	/* Completions are not found any more, but the device may have written meanwhile. */
 	while (qp->count > 0)
 	{
@@ -755,8 +719,18 @@ post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_send_wr **bad_
 	return result;
 }
 
+static int
+post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad_wr)
+{
+	(void) qp;
+	(void) wr;
+	(void) bad_wr;
+	stub_misuse("nothing is received here");
+}
+
 const struct ibv_context_ops stub_context_ops = {
 	.poll_cq = poll_cq,
 	.req_notify_cq = req_notify_cq,
 	.post_send = post_send,
+	.post_recv = post_recv,
 };

@@ -1,7 +1,7 @@
 /*
  * verbs_stubs_internal.h
- *	  What the parts of the stand-in share: verbs_stubs.c (what is injected and counted), verbs_stubs_ib.c (libibverbs),
- *	  verbs_stubs_cm.c (librdmacm). Everything but stub_misuse is called with the lock held.
+ *	  What the parts of the stand-in share: verbs_stubs.c (what is injected and counted), verbs_stubs_device.c (devices),
+ *	  verbs_stubs_ib.c (libibverbs), verbs_stubs_cm.c (librdmacm). Everything but stub_misuse is called with the lock held.
  */
 #ifndef VERBS_STUBS_INTERNAL_H
 #define VERBS_STUBS_INTERNAL_H
@@ -12,15 +12,23 @@
 #include "verbs_stubs.h"
 
 #define DEVICES_MAX 2
+#define REGIONS_MAX 256
+#define QPS_MAX 64
+#define QUEUE_MAX 512
 
+/* A device and its context, of which there is one in a process. */
 typedef struct stub_device
 {
 	struct ibv_context context; /* first: it is found by it */
 	struct ibv_device device;
+	int ids;   /* that use the context */
+	bool open; /* librdmacm has made the context */
 	bool gone;
+	bool dead; /* librdmacm knows that it is gone, and frees the context with the last id */
+	struct stub_device *next; /* of those that librdmacm does not know of */
 } stub_device;
 
-extern stub_device stub_devices[DEVICES_MAX];
+extern stub_device *stub_devices[DEVICES_MAX]; /* those that are there, or have not come back yet */
 extern int stub_device_count;
 
 static inline stub_device *
@@ -28,6 +36,16 @@ device_of(struct ibv_context *context)
 {
 	return (stub_device *) context;
 }
+
+/* All of them as they were in the beginning. */
+extern void stub_devices_renew(void);
+
+/* One more id that uses the device with this address; null if there is none. And one less. */
+extern stub_device *stub_device_use(const struct sockaddr *address);
+extern void stub_device_leave(stub_device *device);
+
+/* Something is destroyed that the kernel has to hear of: the context's descriptors must be those of the device still. */
+extern void stub_need_descriptors(const struct ibv_context *context);
 
 extern void stub_lock(void);
 extern void stub_unlock(void);
@@ -66,5 +84,6 @@ extern void stub_qp_ready(struct ibv_qp *qp);
 extern void stub_qps_progress(void);
 extern void stub_qps_of_device(stub_device *device, void (*what)(struct ibv_qp *qp));
 extern unsigned stub_qps_pending(void);
+extern unsigned stub_qps_room(void);
 
 #endif /* VERBS_STUBS_INTERNAL_H */
