@@ -107,6 +107,12 @@ extern void stub_raise(enum rdma_cm_event_type type, bool active_side);
 
 /* The device is gone: everybody on it hears so, work requests are flushed, and calls on it fail with EIO. */
 extern void stub_remove_device(int number);
+extern void stub_return_device(int number);
+
+/* ---- time ---- */
+
+/* Destroying a queue pair, and deregistering memory, take so long from now on, in all threads but this one. */
+extern void stub_take_time(unsigned milliseconds);
 
 /* ---- reads ---- */
 

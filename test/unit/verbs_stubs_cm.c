@@ -598,6 +598,7 @@ rdma_create_qp(struct rdma_cm_id *base, struct ibv_pd *pd, struct ibv_qp_init_at
 void
 rdma_destroy_qp(struct rdma_cm_id *id)
 {
+	stub_pass_time();
 	stub_lock();
 	if (id->qp == NULL)
 		stub_misuse("a queue pair is destroyed that is not there");
@@ -779,5 +780,13 @@ stub_remove_device(int number)
 			continue;
 		tell(ids[i], ids[i], RDMA_CM_EVENT_DEVICE_REMOVAL, 0);
 	}
+	stub_unlock();
+}
+
+void
+stub_return_device(int number)
+{
+	stub_lock();
+	stub_devices[number].gone = false;
 	stub_unlock();
 }

@@ -226,6 +226,7 @@ ibv_dereg_mr(struct ibv_mr *mr)
 {
 	stub_mr *region = (stub_mr *) mr;
 
+	stub_pass_time();
 	stub_lock();
 	if (is_target(region))
 		stub_misuse("memory is deregistered that reads under way write to");
