@@ -15,7 +15,7 @@ COMMON_NAMES = lb_status lb_page lb_uri lb_net lb_wire lb_wire_flush lb_wire_rel
 	lb_data_plane_socket lb_data_plane_tcp lb_fault lb_histogram
 SERVER_NAMES = buffer_agent checkpoint_sync comm_buffer control_record ddl_hooks embedded_node instance kernel_cache legobase local_pool \
 	node_attach node_client node_control node_flush node_link node_loss node_push node_rdma node_reload node_table page_directory page_dirty page_fence page_fetch page_forget page_push page_reload placement pool_gate pool_reload pool_size read_ahead redo_compare redo_skip \
-	remote_smgr server_table settings slab_table smgr_table stats storage_fence tier1_checkpointer views wal_reach warm_list warm_up write_back
+	remote_smgr server_table settings slab_size slab_table smgr_table stats storage_fence tier1_checkpointer views wal_reach warm_list warm_up write_back
 include src/rdma/Makefile.inc
 OBJS = $(SERVER_NAMES:%=src/%.o) $(COMMON_NAMES:%=src/common/%.o) $(RDMA_NAMES:%=src/rdma/%.o) $(RDMA_PLANE_NAMES:%=src/rdma/%.o)
 

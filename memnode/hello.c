@@ -30,7 +30,7 @@ welcome(session *session, uint64_t sequence, bool resumed)
 	return session_send(session, LB_WELCOME, sequence, body, lb_encode_welcome(body, &welcome));
 }
 
-/* The former agent and its backends have no business here any more. */
+/* The former agent and its backends have no business here any more. There may be a thousand of them: their queue pairs are only doomed. */
 static void
 expel_former(tenant *tenant, const lb_hello *hello)
 {

@@ -37,8 +37,9 @@ typedef struct node
 	uint32_t session_count; /* all of both */
 
 	/*
-	 * Work that is done in small pieces between events: destroying doomed slabs, then filling slabs for those tenants
-	 * whose grant is active, in turns. The event is active while there is any.
+	 * Work that is done in small pieces between events: destroying doomed queue pairs, and letting go of a device that is gone; then
+	 * destroying doomed slabs; registering; then filling slabs for those tenants whose grant is active, in turns. The
+	 * event is active while there is any.
 	 */
 	struct event *work;
 	TAILQ_HEAD(granting_list, tenant) granting;

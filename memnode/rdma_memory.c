@@ -7,14 +7,6 @@
 #include "log.h"
 #include "rdma_memory.h"
 
-static void
-deregister_all(tenant *tenant, slab_pool *pool)
-{
-	for (uint32_t i = 0; i < tenant->slab_numbers; i++)
-		if (tenant->slabs[i])
-			slab_deregister(pool, tenant->slabs[i]);
-}
-
 static slab *
 first_unregistered(const tenant *tenant)
 {
@@ -24,8 +16,9 @@ first_unregistered(const tenant *tenant)
 	return NULL;
 }
 
+/* It goes with the last slab that is registered in it, and the last doomed queue pair. */
 static void
-destroy_domain(tenant *tenant)
+give_up_domain(tenant *tenant)
 {
 	lb_rdma_domain_destroy(tenant->domain);
 	tenant->domain = NULL;
@@ -36,7 +29,7 @@ static void
 destroy_if_unused(tenant *tenant)
 {
 	if (tenant->domain && tenant->rdma_sessions == 0 && tenant->held_pages == 0)
-		destroy_domain(tenant);
+		give_up_domain(tenant);
 }
 
 bool
@@ -98,11 +91,22 @@ rdma_memory_release(tenant *tenant)
 }
 
 void
-rdma_memory_lose(tenant *tenant, slab_pool *pool)
+rdma_memory_lose(tenant *tenant)
 {
 	assert(tenant->rdma_sessions == 0);
-	if (!tenant->domain)
-		return;
-	deregister_all(tenant, pool);
-	destroy_domain(tenant);
+	tenant->registering = false;
+	if (tenant->domain)
+		give_up_domain(tenant);
+}
+
+bool
+rdma_memory_deregister_one(tenant *tenant, slab_pool *pool)
+{
+	for (uint32_t i = 0; i < tenant->slab_numbers; i++)
+		if (tenant->slabs[i] && tenant->slabs[i]->region)
+		{
+			slab_deregister(pool, tenant->slabs[i]);
+			return true;
+		}
+	return false;
 }

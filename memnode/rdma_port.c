@@ -23,15 +23,26 @@
 /* Events taken in one go; others want to be served too. */
 #define EVENTS_IN_ONE_GO 32
 
+/* The owner of an accepted connection, so that an event of one that is doomed finds no session. */
+typedef struct queue_pair
+{
+	TAILQ_ENTRY(queue_pair) link; /* doomed */
+	lb_rdma_connection *connection;
+	session *session; /* null: doomed */
+} queue_pair;
+
 struct rdma_port
 {
 	node *node;
 	lb_address address;
-	lb_rdma_listener *listener; /* null: the device is gone */
-	struct event *event;        /* while there is a listener */
+	lb_rdma_listener *listener; /* null: absent */
+	struct event *event;        /* while listening */
+	bool is_losing;
 	TAILQ_HEAD(invited_list, session) invited;
+	TAILQ_HEAD(doomed_list, queue_pair) doomed;
+	uint32_t doomed_count;
 	uint32_t backends;    /* invited or connected */
-	uint32_t connections; /* of whatever role */
+	uint32_t connections; /* of whatever role, doomed or not */
 };
 
 static void
@@ -41,6 +52,38 @@ set_port(lb_address *address, uint16_t port)
 		((struct sockaddr_in6 *) &address->storage)->sin6_port = htons(port);
 	else
 		((struct sockaddr_in *) &address->storage)->sin_port = htons(port);
+}
+
+/* Queue pairs. */
+
+static void
+destroy_pair(rdma_port *port, queue_pair *pair)
+{
+	lb_rdma_close(pair->connection);
+	port->connections--;
+	free(pair);
+}
+
+static void
+doom_pair(rdma_port *port, queue_pair *pair)
+{
+	pair->session = NULL;
+	TAILQ_INSERT_TAIL(&port->doomed, pair, link);
+	port->doomed_count++;
+	node_wake_worker(port->node);
+}
+
+static bool
+destroy_doomed(rdma_port *port)
+{
+	queue_pair *pair = TAILQ_FIRST(&port->doomed);
+
+	if (!pair)
+		return false;
+	TAILQ_REMOVE(&port->doomed, pair, link);
+	port->doomed_count--;
+	destroy_pair(port, pair);
+	return true;
 }
 
 /* Requests. */
@@ -97,19 +140,41 @@ wait_for_completions(rdma_port *port, session *session, lb_status *status)
 {
 	rdma_end *end = &session->rdma;
 
-	end->completion = event_new(port->node->base, lb_rdma_completion_fd(end->connection),
+	end->completion = event_new(port->node->base, lb_rdma_completion_fd(end->pair->connection),
 								EV_READ | EV_PERSIST, on_completion, session);
 	if (!end->completion || event_add(end->completion, NULL) < 0)
 		return lb_fail(status, LB_SYSTEM, "out of memory");
-	session->source.connection = end->connection;
-	return lb_rdma_arm(end->connection, status);
+	session->source.connection = end->pair->connection;
+	return lb_rdma_arm(end->pair->connection, status);
+}
+
+static queue_pair *
+accept_pair(rdma_port *port, const lb_rdma_event *event, session *session, lb_status *status)
+{
+	queue_pair *pair = calloc(1, sizeof(queue_pair));
+
+	if (!pair)
+	{
+		lb_rdma_reject(event);
+		lb_fail(status, LB_SYSTEM, "out of memory");
+		return NULL;
+	}
+	pair->session = session;
+	pair->connection = lb_rdma_accept(port->listener, event, session->tenant->domain,
+									  session->role == LB_ROLE_AGENT, pair, status);
+	if (!pair->connection)
+	{
+		free(pair);
+		return NULL;
+	}
+	port->connections++;
+	return pair;
 }
 
 static void
 on_request(rdma_port *port, const lb_rdma_event *event)
 {
 	session *session = take_invited(port, event->secret);
-	bool is_agent;
 	lb_status status;
 
 	if (!session)
@@ -118,23 +183,23 @@ on_request(rdma_port *port, const lb_rdma_event *event)
 		lb_rdma_reject(event);
 		return;
 	}
-	is_agent = session->role == LB_ROLE_AGENT;
 	if (LB_FAULT("memnode.rdma.accept"))
 	{
 		lb_rdma_reject(event);
 		give_up_place(port, session);
 		return;
 	}
-	session->rdma.connection =
-		lb_rdma_accept(port->listener, event, session->tenant->domain, is_agent, session, &status);
-	if (!session->rdma.connection)
+	/* Doomed ones have no place any more, but the device has them: the limit holds for it too, so one goes for one that comes. */
+	if (port->backends + port->doomed_count > port->node->options->max_rdma_connections)
+		destroy_doomed(port);
+	session->rdma.pair = accept_pair(port, event, session, &status);
+	if (!session->rdma.pair)
 	{
 		log_limited(LOG_WARNING, "%s: no queue pair: %s", session->peer, status.message);
 		give_up_place(port, session);
 		return;
 	}
-	port->connections++;
-	if (is_agent && !wait_for_completions(port, session, &status))
+	if (session->role == LB_ROLE_AGENT && !wait_for_completions(port, session, &status))
 	{
 		log_limited(LOG_WARNING, "%s: connection ended: %s", session->peer, status.message);
 		session_close(session, status.message);
@@ -151,8 +216,10 @@ stop_listening(rdma_port *port)
 	port->event = NULL;
 	lb_rdma_listener_close(port->listener);
 	port->listener = NULL;
+	port->is_losing = false;
 }
 
+/* Nobody uses the device from now on. To let go of it takes longer, and is done by rdma_port_step, which needs no further event for it. */
 static void
 lose_device(rdma_port *port, const char *reason)
 {
@@ -163,13 +230,56 @@ lose_device(rdma_port *port, const char *reason)
 			 "rdma: device %s: %s; all connections over rdma are closed; tried again until it is "
 			 "back",
 			 lb_rdma_listener_device(port->listener), reason);
+	port->is_losing = true;
+	event_free(port->event);
+	port->event = NULL;
 	sessions_close_rdma(node, "the RDMA device is gone");
 	TAILQ_FOREACH(each, &node->tenants.all, link)
 	{
-		rdma_memory_lose(each, &node->pool);
+		rdma_memory_lose(each);
 	}
-	slab_pool_deregister_doomed(&node->pool);
+	node_wake_worker(node);
+}
+
+/* Doomed slabs are registered, too: destroying one deregisters it. */
+static bool
+deregister_one(node *node)
+{
+	tenant *each;
+
+	if (node->pool.registered_pages == 0)
+		return false;
+	if (slab_pool_reap(&node->pool))
+		return true;
+	TAILQ_FOREACH(each, &node->tenants.all, link)
+	{
+		if (rdma_memory_deregister_one(each, &node->pool))
+			return true;
+	}
+	return false;
+}
+
+bool
+rdma_port_step(rdma_port *port)
+{
+	if (!port)
+		return false;
+	if (destroy_doomed(port))
+		return true;
+	if (!port->is_losing)
+		return false;
+	if (deregister_one(port->node))
+		return true;
 	stop_listening(port);
+	return false;
+}
+
+/* The session is null if the queue pair is doomed. */
+static void
+on_ended(const queue_pair *pair)
+{
+	if (pair->session)
+		session_close(pair->session, "its queue pair was disconnected");
 }
 
 static void
@@ -200,7 +310,7 @@ on_event(evutil_socket_t fd, short what, void *arg)
 			case LB_RDMA_ESTABLISHED:
 				break; /* nothing waits for it: the peer is the first to do something */
 			case LB_RDMA_ENDED:
-				session_close(event.owner, "its queue pair was disconnected");
+				on_ended(event.owner);
 				break;
 			case LB_RDMA_DEVICE_GONE:
 				lose_device(self, "the device is gone");
@@ -261,6 +371,7 @@ rdma_port_open(node *node, const lb_address *address, lb_status *status)
 	opened->node = node;
 	opened->address = *address;
 	TAILQ_INIT(&opened->invited);
+	TAILQ_INIT(&opened->doomed);
 	if (!start_listening(opened, status))
 	{
 		free(opened);
@@ -275,6 +386,8 @@ rdma_port_close(rdma_port *port)
 {
 	if (!port)
 		return;
+	while (destroy_doomed(port))
+		;
 	if (port->listener)
 		stop_listening(port);
 	free(port);
@@ -282,23 +395,33 @@ rdma_port_close(rdma_port *port)
 
 /* Sessions. */
 
+/*
+ * An agent's queue pair has reads under way that write to the tenant's memory: it is drained and destroyed at once. A backend's never posts
+ * any, it only lets itself be read from, and there may be a thousand.
+ */
+static void
+leave_pair(rdma_port *port, session *session)
+{
+	if (session->role == LB_ROLE_AGENT)
+		destroy_pair(port, session->rdma.pair);
+	else
+		doom_pair(port, session->rdma.pair);
+}
+
 void
 rdma_port_leave(session *session)
 {
 	rdma_port *port = session->node->rdma;
 	rdma_end *end = &session->rdma;
 
-	if (!end->invited && !end->connection)
+	if (!end->invited && !end->pair)
 		return;
 	if (end->invited)
 		TAILQ_REMOVE(&port->invited, session, rdma.link);
 	if (end->completion)
 		event_free(end->completion);
-	if (end->connection)
-	{
-		lb_rdma_close(end->connection);
-		port->connections--;
-	}
+	if (end->pair)
+		leave_pair(port, session);
 	session->source.connection = NULL;
 	memset(end, 0, sizeof(*end));
 	give_up_place(port, session);
@@ -312,7 +435,7 @@ rdma_port_invite(rdma_port *port, session *session, lb_rdma_invitation *invitati
 	rdma_end *end = &session->rdma;
 
 	rdma_port_leave(session);
-	if (!port->listener)
+	if (!port->listener || port->is_losing)
 		return lb_fail(status, LB_SYSTEM, "the RDMA device of this memory node is gone");
 	if (session->role == LB_ROLE_BACKEND && port->backends >= node->options->max_rdma_connections)
 	{

@@ -9,8 +9,21 @@
  *	  rdma_end: none ──invite──> invited ──request with the secret──> connected ──leave──> none
  *	                                └──leave, too late, not accepted──> none
  *
- * A session and its queue pair end together. When the device goes away all sessions over rdma are closed, and listening is tried
- * again at each tick.
+ * A session and its queue pair end together, as far as the session is concerned. Destroying a queue pair takes a card up to a millisecond, and a
+ * thousand may have to be destroyed when an instance is attached anew. So a backend's is *doomed* when its session leaves it: its place is free at
+ * once, nothing refers to it, and rdma_port_step destroys it a moment later. Until then its peer may go on reading what is registered in its
+ * domain. Docs/rdma.md, section 2, says why that does no harm.
+ *
+ *	  queue pair: ──accept──> connected ──agent leaves──────────────────> destroyed
+ *	                              └──backend leaves──> doomed ──step, close──┘
+ *
+ * The device:
+ *
+ *	  listening ──it goes away──> losing ──step: nothing of it is left──> absent ──tick──> listening
+ *
+ * Losing: all sessions over rdma were closed, and the tenants have no domains any more; nobody is invited. Steps destroy what is doomed, then
+ * deregister all slabs, one at a time; the domains go with the last of both; then the listener is closed, and with it the device. This
+ * needs no event but the worker's own: a driver may keep its device from going until we have let go of it.
  */
 #ifndef MEMNODE_RDMA_PORT_H
 #define MEMNODE_RDMA_PORT_H
@@ -23,6 +36,7 @@
 #include "lb_rdma.h"
 
 struct node;
+struct queue_pair;
 struct session;
 
 typedef struct rdma_port rdma_port;
@@ -34,8 +48,8 @@ typedef struct rdma_end
 	bool invited;
 	uint8_t secret[LB_RDMA_SECRET_SIZE];
 	uint64_t invited_ns;
-	lb_rdma_connection *connection; /* null: not connected */
-	struct event *completion;       /* agent, connected: of the completion channel */
+	struct queue_pair *pair;  /* null: not connected */
+	struct event *completion; /* agent, connected: of the completion channel */
 } rdma_end;
 
 /*
@@ -44,11 +58,14 @@ typedef struct rdma_end
  */
 extern rdma_port *rdma_port_open(struct node *node, const lb_address *address, lb_status *status);
 
-/* No session and no protection domain may be left. Null is allowed. */
+/* No session, no registered slab and no tenant's domain may be left. Destroys what is doomed. Null is allowed. */
 extern void rdma_port_close(rdma_port *port);
 
-/* Now and then: end invitations that nobody made use of; if the device is gone, try to listen. Null is allowed. */
+/* Now and then: end invitations that nobody made use of; if the device is absent, try to listen. Null is allowed. */
 extern void rdma_port_tick(rdma_port *port, uint64_t now_ns);
+
+/* A piece of the node's work: destroy one queue pair, or let go of one slab of a device that is gone. False: nothing is left to do. Null is allowed. */
+extern bool rdma_port_step(rdma_port *port);
 
 /* This process stood still for a while. Null is allowed. */
 extern void rdma_port_forgive(rdma_port *port, uint64_t now_ns);
@@ -61,12 +78,12 @@ extern bool rdma_port_invite(rdma_port *port, struct session *session,
 							 lb_rdma_invitation *invitation, lb_status *status);
 
 /*
- * End the session's invitation, or queue pair: when this returns the device does not touch the tenant's memory on account of this session any
- * more. Before the session leaves its tenant. It need not have any.
+ * End the session's invitation, or queue pair, before the session leaves its tenant. When this returns the device does not write to the tenant's
+ * memory on account of this session any more; a backend's peer may read for a moment. It need not have any.
  */
 extern void rdma_port_leave(struct session *session);
 
-/* Queue pairs. Null is allowed. */
+/* Queue pairs that the device has for us, doomed ones among them. Null is allowed. */
 extern uint32_t rdma_port_connections(const rdma_port *port);
 
 #endif /* MEMNODE_RDMA_PORT_H */

@@ -14,7 +14,7 @@ rdma_open_handle(session *session, const lb_frame *frame)
 
 	if (frame->header.body_length != 0)
 		return request_malformed(session, frame);
-	if (session->rdma.connection)
+	if (session->rdma.pair)
 		return session_error(session, sequence, LB_ERR_LIMIT,
 							 "this session has a queue pair already");
 	if (!rdma_port_invite(session->node->rdma, session, &invitation, &status))
@@ -60,7 +60,7 @@ slab_keys_handle(session *session, const lb_frame *frame)
 
 	if (!lb_decode_slab_number(frame->body, frame->header.body_length, &from))
 		return request_malformed(session, frame);
-	if (!session->rdma.connection)
+	if (!session->rdma.pair)
 		return session_error(session, sequence, LB_ERR_ROLE, "SLAB_KEYS without a queue pair");
 	list_keys(session->tenant, from, &keys);
 	return session_send(session, LB_SLAB_KEYS_REPLY, sequence, body,

@@ -29,22 +29,30 @@ comm_buffers_handle(session *session, const lb_frame *frame)
 	return true;
 }
 
+/* Over rdma a slab is registered in one go, while others wait: a GB of ordinary pages would take a quarter of a second. */
+static uint32_t
+largest_slab(const session *session)
+{
+	return session->transport == LB_TRANSPORT_RDMA ? LB_RDMA_SLAB_PAGES_MAX : LB_SLAB_PAGES_MAX;
+}
+
 static bool
 slab_request_handle(session *session, const lb_frame *frame)
 {
 	tenant *tenant = session->tenant;
 	node *node = session->node;
 	uint64_t sequence = frame->header.sequence;
+	uint32_t most = largest_slab(session);
 	lb_slab_request request;
 	uint32_t pages;
 
 	if (!lb_decode_slab_request(frame->body, frame->header.body_length, &request))
 		return request_malformed(session, frame);
 	pages = request.slab_pages;
-	if (pages < LB_SLAB_PAGES_MIN || pages > LB_SLAB_PAGES_MAX || (pages & (pages - 1)) != 0)
+	if (pages < LB_SLAB_PAGES_MIN || pages > most || (pages & (pages - 1)) != 0)
 		return session_error(session, sequence, LB_ERR_SLAB,
-							 "slabs of %u pages: not a power of two from %d to %d", pages,
-							 LB_SLAB_PAGES_MIN, LB_SLAB_PAGES_MAX);
+							 "slabs of %u pages: not a power of two from %d to %u over %s", pages,
+							 LB_SLAB_PAGES_MIN, most, lb_transport_name(session->transport));
 	if (tenant->slots.slab_pages != 0 && tenant->slots.slab_pages != pages)
 		return session_error(session, sequence, LB_ERR_SLAB,
 							 "slabs of %u pages: those that are there have %u", pages,

@@ -65,27 +65,33 @@ register_one(node *node)
 	return false;
 }
 
+/* A step for the tenant whose turn it is. */
+static bool
+grant_one(node *node)
+{
+	tenant *tenant = TAILQ_FIRST(&node->granting);
+
+	if (!tenant)
+		return false;
+	TAILQ_REMOVE(&node->granting, tenant, grant_link);
+	if (tenant_grant_step(tenant, &node->pool))
+		request_answer_grant(tenant);
+	else
+		TAILQ_INSERT_TAIL(&node->granting, tenant, grant_link);
+	return true;
+}
+
 /* Do one small piece of work, and come again if more is left. */
 static void
 on_work(evutil_socket_t fd, short what, void *arg)
 {
 	node *node = arg;
-	tenant *tenant;
 
 	(void) fd;
 	(void) what;
-	if (!slab_pool_reap(&node->pool) && !register_one(node))
-	{
-		tenant = TAILQ_FIRST(&node->granting);
-		if (!tenant)
-			return;
-		TAILQ_REMOVE(&node->granting, tenant, grant_link);
-		if (tenant_grant_step(tenant, &node->pool))
-			request_answer_grant(tenant);
-		else
-			TAILQ_INSERT_TAIL(&node->granting, tenant, grant_link);
-	}
-	node_wake_worker(node);
+	if (rdma_port_step(node->rdma) || slab_pool_reap(&node->pool) || register_one(node) ||
+		grant_one(node))
+		node_wake_worker(node);
 }
 
 /* Nobody can resume any more. */

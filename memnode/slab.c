@@ -221,13 +221,6 @@ slab_doom(slab_pool *pool, slab *slab)
 	pool->doomed_pages += slab->pages;
 }
 
-void
-slab_pool_deregister_doomed(slab_pool *pool)
-{
-	for (slab *each = pool->doomed; each; each = each->next_doomed)
-		slab_deregister(pool, each);
-}
-
 bool
 slab_pool_reap(slab_pool *pool)
 {

@@ -78,9 +78,6 @@ extern void slab_deregister(slab_pool *pool, slab *slab);
 /* No longer used by anyone here. Mappings, and those who know a slab's key until it is destroyed, can only read; mappings keep the memory until they end. */
 extern void slab_doom(slab_pool *pool, slab *slab);
 
-/* The device is gone: nothing may stay registered, not even what is to be destroyed. */
-extern void slab_pool_deregister_doomed(slab_pool *pool);
-
 /* Destroy one doomed slab; false if there was none. */
 extern bool slab_pool_reap(slab_pool *pool);
 

@@ -20,16 +20,12 @@
 #include "lb_wire.h"
 #include "page_directory.h"
 #include "settings.h"
+#include "slab_size.h"
 #include "write_back.h"
 
 #define PAGES_PER_MB (1024 * 1024 / LB_PAGE_SIZE)
 #define DEFAULT_EXTERNAL_POOL_MB 1024
 #define MAX_POOL_MB (16 * 1024 * 1024) /* 2^31 pages: page numbers have 32 bits */
-#define SLABS_WANTED 1024              /* no more slabs than this, as long as their size may grow */
-
-/* The same where a node is reached by RDMA: each slab is a region that the node's card has to know by heart. */
-#define RDMA_SLABS_WANTED 64
-#define RDMA_SLAB_PAGES_MAX (256 * PAGES_PER_MB)
 
 char *memory_nodes_setting;
 int embedded_memory_mb;
@@ -103,27 +99,10 @@ any_rdma_node(void)
 	return false;
 }
 
-/*
- * 8 MB, as long as that makes no more than SLABS_WANTED slabs; then larger. Small slabs let a small pool be resized in
- * small steps; few slabs keep the number of mappings and descriptors low. Pools under 8 MB have one of 2 or 4 MB.
- * With RDMA slabs are larger sooner.
- */
 uint32
 settings_slab_pages(void)
 {
-	uint64 pages = (uint64) max_pool_mb() * PAGES_PER_MB;
-	uint32 slab = 8 * PAGES_PER_MB;
-
-	while (slab > LB_SLAB_PAGES_MIN && slab > pages)
-		slab /= 2;
-	if (any_rdma_node())
-	{
-		while (slab < RDMA_SLAB_PAGES_MAX && pages / slab > RDMA_SLABS_WANTED)
-			slab *= 2;
-	}
-	while (slab < LB_SLAB_PAGES_MAX && pages / slab > SLABS_WANTED)
-		slab *= 2;
-	return slab;
+	return slab_size_pages((uint64) max_pool_mb() * PAGES_PER_MB, any_rdma_node());
 }
 
 uint32

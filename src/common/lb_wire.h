@@ -39,9 +39,10 @@
 #define LB_KEEP_BYTES_MAX 4096   /* of the bit map of slabs: LB_SLAB_NUMBERS_MAX bits */
 #define LB_SLAB_NUMBERS_MAX (8 * LB_KEEP_BYTES_MAX)
 
-/* Slab sizes that a compute node may ask for, in pages; powers of two (2 MB to 1 GB). */
+/* Slab sizes that a compute node may ask for, in pages; powers of two (2 MB to 1 GB; over rdma to 256 MB). */
 #define LB_SLAB_PAGES_MIN 256
 #define LB_SLAB_PAGES_MAX 131072
+#define LB_RDMA_SLAB_PAGES_MAX 32768
 
 typedef enum lb_frame_type
 {

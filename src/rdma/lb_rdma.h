@@ -19,8 +19,8 @@
  * On the side that accepts (the memory node) it is made as connecting by lb_rdma_accept; the same from there on, and reads may be posted at
  * once. An object is used by one thread.
  *
- * Reads complete in the order in which they were posted. lb_rdma_close, or lb_rdma_domain_destroy, return when the device will not
- * touch the memory any more: the queue pair is in the error state, its work requests are flushed (within a limit), and it is destroyed.
+ * Reads complete in the order in which they were posted. lb_rdma_close returns when the device will not touch the memory on its
+ * account any more: the queue pair is in the error state, its work requests are flushed (within a limit), and it is destroyed.
  * Until then whatever was the target of a read that was posted and has not completed may change at any time.
  */
 #ifndef LB_RDMA_H
@@ -151,7 +151,7 @@ typedef enum lb_rdma_event_kind
 	LB_RDMA_REQUESTED,   /* somebody wants to connect: lb_rdma_accept or lb_rdma_reject */
 	LB_RDMA_ESTABLISHED, /* an accepted connection is complete */
 	LB_RDMA_ENDED, /* an accepted connection was disconnected, or did not come about: close it */
-	LB_RDMA_DEVICE_GONE /* close all connections and domains, and the listener */
+	LB_RDMA_DEVICE_GONE /* close all connections, regions and domains, then the listener; there is a driver that waits for it */
 } lb_rdma_event_kind;
 
 typedef struct lb_rdma_event
@@ -188,8 +188,8 @@ extern int lb_rdma_completion_fd(const lb_rdma_connection *connection);
 extern bool lb_rdma_arm(lb_rdma_connection *connection, lb_status *status);
 
 /*
- * A protection domain of the listener's device. Destroy it after its connections; regions may outlive it, and it goes with the last one. All of
- * that before the listener is closed.
+ * A protection domain of the listener's device. Connections in it, and regions, may outlive lb_rdma_domain_destroy, which gives it up: it goes with the
+ * last of them. All of that before the listener is closed.
  */
 extern lb_rdma_domain *lb_rdma_domain_create(lb_rdma_listener *listener, lb_status *status);
 extern void lb_rdma_domain_destroy(lb_rdma_domain *domain);

@@ -331,7 +331,7 @@ lb_rdma_domain_destroy(lb_rdma_domain *domain)
 	if (domain == NULL)
 		return;
 	domain->given_up = true;
-	if (domain->regions > 0)
+	if (domain->regions > 0 || domain->queue_pairs > 0)
 		return;
 	ibv_dealloc_pd(domain->pd);
 	free(domain);

@@ -25,7 +25,8 @@ struct lb_rdma_domain
 {
 	struct ibv_pd *pd;
 	uint32_t regions;
-	bool given_up; /* by its owner; it goes with its last region */
+	uint32_t queue_pairs;
+	bool given_up; /* by its owner; it goes with the last of both */
 };
 
 struct lb_rdma_region
@@ -109,6 +110,7 @@ extern lb_rdma_region *lb_rdma_register_for(lb_rdma_domain *domain, void *start,
 typedef struct lb_rdma_queue
 {
 	struct rdma_cm_id *id;               /* whose queue pair it is; null: there is none */
+	lb_rdma_domain *domain;              /* that it is in */
 	struct ibv_cq *cq;                   /* null if it never posts */
 	struct ibv_comp_channel *completion; /* null: completions are polled only */
 	uint64_t posted;                     /* number of the last work request posted ... */

@@ -75,6 +75,8 @@ create_pair(lb_rdma_queue *queue, struct rdma_cm_id *id, lb_rdma_domain *domain,
 	if (rdma_create_qp(id, domain->pd, &attributes) != 0)
 		return lb_rdma_fail_make(status, id->verbs, "queue pair");
 	queue->id = id;
+	queue->domain = domain;
+	domain->queue_pairs++;
 	return true;
 }
 
@@ -303,6 +305,16 @@ drain(lb_rdma_queue *queue)
 	}
 }
 
+static void
+leave_domain(lb_rdma_queue *queue)
+{
+	lb_rdma_domain *domain = queue->domain;
+
+	queue->domain = NULL;
+	if (--domain->queue_pairs == 0 && domain->given_up)
+		lb_rdma_domain_destroy(domain);
+}
+
 void
 lb_rdma_queue_destroy(lb_rdma_queue *queue)
 {
@@ -314,6 +326,7 @@ lb_rdma_queue_destroy(lb_rdma_queue *queue)
 			drain(queue);
 		rdma_destroy_qp(queue->id);
 		queue->id = NULL;
+		leave_domain(queue);
 	}
 	destroy_completion(queue);
 }

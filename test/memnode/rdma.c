@@ -296,6 +296,59 @@ test_limit(void)
 	stop();
 }
 
+#define FORMER 8
+
+/* All backends of an instance are out at once, and there is room for as many, though their queue pairs may take a moment to go. */
+static void
+test_take_over(void)
+{
+	static const char *const options[] = {"--max-rdma-connections", "8", NULL};
+	lb_hello hello = make_hello(LB_ROLE_AGENT, 1, 2, 0);
+	lb_rdma_invitation invitation;
+	rdma_peer former[FORMER];
+	rdma_peer peers[FORMER];
+	rdma_peer next;
+	lb_slab_list granted;
+	lb_status status;
+
+	start(NULL, options);
+	rdma_agent_open(&agent, node.rdma_uri, 1, 1);
+	ok(client_request_slabs(&agent.client, 2 * LB_RDMA_SLAB_PAGES_MAX, 1, &granted) == LB_ERROR &&
+		   agent.client.error.error == LB_ERR_SLAB,
+	   "slabs that take too long to register are refused");
+	request_slabs(&agent, 2);
+	push(&agent, 0, 64, 1);
+	for (int i = 0; i < FORMER; i++)
+		rdma_backend_open(&former[i], node.rdma_uri, 1, 1, agent.client.welcome.token);
+	ok(settle(1 + FORMER, 512), "an agent and %d backends", FORMER);
+	hello.take_over = true;
+	rdma_peer_open(&next, node.rdma_uri, &hello);
+	for (int i = 0; i < FORMER; i++)
+		is_number((uint64_t) client_receive(&former[i].client), CLIENT_CLOSED, "one is out");
+	is_number(rdma_invite(&next, &invitation), LB_RDMA_OPENED, "the next agent is invited");
+	ok(rdma_join(&next, &invitation, true, &status), "... and connects");
+	rdma_announce(&next, NULL);
+	for (int i = 0; i < FORMER; i++)
+		rdma_backend_open(&peers[i], node.rdma_uri, 1, 2, next.client.welcome.token);
+	ok(figures().rdma_connections <= 1 + FORMER, "the node keeps to its limit");
+	request_slabs(&next, 1);
+	push(&next, 0, 64, 2);
+	ok(settle(1 + FORMER, 256), "nothing of the former ones is left");
+	for (int i = 0; i < FORMER; i++)
+		ok(rdma_ask_keys(&peers[i], 0) == LB_SLAB_KEYS_REPLY &&
+			   rdma_read(&peers[i], 0, 0, 64, &status) && has_pages(&peers[i], 0, 64, 2),
+		   "a new one reads");
+	ok(!rdma_read(&former[0], 0, 0, 1, &status), "a former one does not: %s", status.message);
+	for (int i = 0; i < FORMER; i++)
+	{
+		rdma_peer_close(&former[i]);
+		rdma_peer_close(&peers[i]);
+	}
+	rdma_peer_close(&next);
+	ok(settle(0, 256), "they end");
+	stop();
+}
+
 /* Not accepted, not registered: the session goes on without. */
 static void
 test_fault_points(void)
@@ -482,6 +535,7 @@ main(void)
 	test_invitations();
 	stop();
 	test_limit();
+	test_take_over();
 	test_fault_points();
 	test_reconnects();
 	test_device_gone();

@@ -117,6 +117,7 @@ test_one_percent(void **state)
 	assert_within_budget(1024, 8, MAX_NODES);
 	assert_within_budget(16384, 16, 4);
 	assert_within_budget(262144, 256, MAX_NODES);
+	assert_within_budget(4 * 1024 * 1024, 256, MAX_NODES);
 }
 
 int

@@ -34,6 +34,9 @@ static struct
 	int status;
 } replacement;
 
+static unsigned time_ms;
+static pthread_t timeless; /* the thread for which nothing takes time */
+
 static bool withheld;
 static int bad_read; /* 1: the next one; 0: none */
 static enum ibv_wc_status bad_status;
@@ -194,6 +197,27 @@ stub_event_type(enum rdma_cm_event_type *type, int *status)
 }
 
 void
+stub_take_time(unsigned milliseconds)
+{
+	stub_lock();
+	time_ms = milliseconds;
+	timeless = pthread_self();
+	stub_unlock();
+}
+
+void
+stub_pass_time(void)
+{
+	unsigned own_ms;
+
+	stub_lock();
+	own_ms = pthread_equal(timeless, pthread_self()) ? 0 : time_ms;
+	stub_unlock();
+	if (own_ms > 0)
+		usleep(own_ms * 1000);
+}
+
+void
 stub_withhold(bool withhold)
 {
 	stub_lock();
@@ -335,5 +359,6 @@ stub_reset(void)
 	memset(&stub_sums, 0, sizeof(stub_sums));
 	withheld = false;
 	bad_read = 0;
+	time_ms = 0;
 	stub_unlock();
 }

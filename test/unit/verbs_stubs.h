@@ -120,6 +120,11 @@ extern void stub_set_transport(int number, enum ibv_transport_type transport);
 /* Does this process have the device open? Once used it has, until the device is gone and its descriptors are closed. */
 extern bool stub_device_is_open(int number);
 
+/* ---- time ---- */
+
+/* Destroying a queue pair, and deregistering memory, take so long from now on, in all threads but this one. */
+extern void stub_take_time(unsigned milliseconds);
+
 /* ---- reads ---- */
 
 /* Reads that are under way, or posted from now on, don't complete, until they are withheld no longer. */

@@ -520,6 +520,7 @@ rdma_create_qp(struct rdma_cm_id *base, struct ibv_pd *pd, struct ibv_qp_init_at
 void
 rdma_destroy_qp(struct rdma_cm_id *id)
 {
+	stub_pass_time();
 	stub_lock();
 	if (id->qp == NULL)
 		stub_misuse("a queue pair is destroyed that is not there");

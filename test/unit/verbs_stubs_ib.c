@@ -175,6 +175,7 @@ ibv_dereg_mr(struct ibv_mr *mr)
 {
 	stub_mr *region = (stub_mr *) mr;
 
+	stub_pass_time();
 	stub_lock();
 	stub_need_descriptors(mr->context);
 	if (is_target(region))

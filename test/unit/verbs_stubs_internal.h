@@ -1,7 +1,8 @@
 /*
  * verbs_stubs_internal.h
  *	  What the parts of the stand-in share: verbs_stubs.c (what is injected and counted), verbs_stubs_device.c (devices),
- *	  verbs_stubs_ib.c (libibverbs), verbs_stubs_cm.c (librdmacm). Everything but stub_misuse is called with the lock held.
+ *	  verbs_stubs_ib.c (libibverbs), verbs_stubs_cm.c (librdmacm). Everything but stub_misuse and stub_pass_time is called with the
+ *	  lock held.
  */
 #ifndef VERBS_STUBS_INTERNAL_H
 #define VERBS_STUBS_INTERNAL_H
@@ -57,6 +58,9 @@ extern void stub_misuse(const char *what) __attribute__((noreturn));
 extern bool stub_fails(stub_call call);
 
 extern void stub_count(stub_object object, int change);
+
+/* Of what takes time; without the lock. */
+extern void stub_pass_time(void);
 
 /* A read was executed: what is its status? */
 extern enum ibv_wc_status stub_injected_status(void);
