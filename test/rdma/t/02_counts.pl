@@ -17,7 +17,7 @@ need_rdma_device();
 
 my $pages = 640;
 my $memnode = LegoBase::Memnode->new(transport => 'rdma');
-my $node = legobase_cluster('counts', nodes => [$memnode], conf => "legobase.node_timeout = 40s\nlegobase.tier1_interval = 0");
+my $node = legobase_cluster('counts', nodes => [$memnode], conf => "legobase.node_timeout = 60s\nlegobase.tier1_interval = 0");
 
 make_filler($node);
 $node->safe_psql(
