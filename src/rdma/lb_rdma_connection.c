@@ -119,6 +119,7 @@ lb_rdma_close(lb_rdma_connection *connection)
 	lb_rdma_device_release(&connection->hold);
 	if (connection->id != NULL)
 		rdma_destroy_id(connection->id);
+	lb_rdma_device_close(&connection->hold);
 	if (connection->channel != NULL)
 		rdma_destroy_event_channel(connection->channel);
 	free(connection);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -110,21 +111,19 @@ lb_rdma_device_removed(struct ibv_context *verbs)
 	pthread_mutex_unlock(&holds_mutex);
 }
 
-/*
- * The context itself stays librdmacm's, which will close these two descriptors' numbers with it; and the device that they were of is not found again,
- * even if it comes back with the same name. So the numbers must go on being open, as something harmless. What librdmacm has made on the device itself
- * (a protection domain, given back with the last id) the kernel has destroyed by then: it asks /dev/null in vain.
- */
+/* Later the context may be freed, and the numbers mean something else. */
 static void
-close_descriptors(struct ibv_context *verbs)
+note_descriptors(lb_rdma_hold *hold, const struct ibv_context *verbs)
 {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	struct stat file;
 
-	if (null < 0)
+	if (fstat(verbs->cmd_fd, &file) != 0)
 		return;
-	dup3(null, verbs->cmd_fd, O_CLOEXEC);
-	dup3(null, verbs->async_fd, O_CLOEXEC);
-	close(null);
+	hold->cmd_fd = verbs->cmd_fd;
+	hold->async_fd = verbs->async_fd;
+	hold->file_system = file.st_dev;
+	hold->inode = file.st_ino;
+	hold->to_close = true;
 }
 
 void
@@ -147,9 +146,33 @@ lb_rdma_device_release(lb_rdma_hold *hold)
 		at = &(*at)->next;
 	}
 	if (hold->removed && !others)
-		close_descriptors(verbs);
+		note_descriptors(hold, verbs);
 	hold->verbs = NULL;
 	pthread_mutex_unlock(&holds_mutex);
+}
+
+/*
+ * The context, if it was not freed with the id, stays librdmacm's, which will close these two descriptors' numbers with it; and the device that they
+ * were of is not found again, even if it comes back with the same name. So the numbers must go on being open, as something harmless.
+ */
+void
+lb_rdma_device_close(lb_rdma_hold *hold)
+{
+	struct stat file;
+	int null;
+
+	if (!hold->to_close)
+		return;
+	hold->to_close = false;
+	if (fstat(hold->cmd_fd, &file) != 0 || file.st_dev != hold->file_system ||
+		file.st_ino != hold->inode)
+		return; /* freed, and the descriptors closed */
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return;
+	dup3(null, hold->cmd_fd, O_CLOEXEC);
+	dup3(null, hold->async_fd, O_CLOEXEC);
+	close(null);
 }
 
 void

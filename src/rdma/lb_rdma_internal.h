@@ -15,6 +15,7 @@
 
 #include <infiniband/verbs.h>
 #include <rdma/rdma_cma.h>
+#include <sys/types.h>
 
 #include "lb_rdma.h"
 
@@ -49,19 +50,27 @@ extern struct rdma_event_channel *lb_rdma_channel_open(lb_code no_device, lb_sta
  * its users (soft-RoCE) wait for it to be closed; so who uses one holds it, and the last one that lets go of a device that was removed closes its
  * descriptors.
  *
- * Release when everything of the holder's on the device was destroyed but the id: with that the context may be freed. Accepted connections have an id
- * without a hold: they are closed before their listener, whose hold is the last one.
+ * Release when everything of the holder's on the device was destroyed but the id: with that the context may be freed. Close when the id was destroyed:
+ * librdmacm gives back what it has made on the device for it. Accepted connections have an id without a hold: they are closed before their
+ * listener, whose hold is the last one.
  */
 typedef struct lb_rdma_hold
 {
 	struct ibv_context *verbs; /* null: holds none */
 	bool removed;
 	struct lb_rdma_hold *next;
+	bool
+		to_close; /* released, as the last one of a device that was removed: the context's descriptors, ... */
+	int cmd_fd;
+	int async_fd;
+	dev_t file_system; /* ... and which file the first one is */
+	ino_t inode;
 } lb_rdma_hold;
 
 extern void lb_rdma_device_hold(lb_rdma_hold *hold, struct ibv_context *verbs);
 extern void lb_rdma_device_removed(struct ibv_context *verbs);
 extern void lb_rdma_device_release(lb_rdma_hold *hold);
+extern void lb_rdma_device_close(lb_rdma_hold *hold);
 
 extern bool lb_rdma_set_nonblocking(int fd, lb_status *status);
 

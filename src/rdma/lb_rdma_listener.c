@@ -211,6 +211,7 @@ lb_rdma_listener_close(lb_rdma_listener *listener)
 		rdma_destroy_id(listener->watcher);
 	if (listener->id != NULL)
 		rdma_destroy_id(listener->id);
+	lb_rdma_device_close(&listener->hold);
 	if (listener->channel != NULL)
 		rdma_destroy_event_channel(listener->channel);
 	free(listener);

@@ -112,13 +112,6 @@ stub_device_use(const struct sockaddr *address)
 	return device;
 }
 
-void
-stub_device_leave(stub_device *device)
-{
-	if (--device->ids == 0 && device->dead)
-		free_device(device);
-}
-
 /* /dev/null is something else, as is a descriptor that was closed. */
 static bool
 has_descriptors(const struct ibv_context *context)
@@ -133,6 +126,17 @@ stub_need_descriptors(const struct ibv_context *context)
 {
 	if (!has_descriptors(context))
 		stub_misuse("something is destroyed whose device's descriptors were closed");
+}
+
+/* The last identifier gives back a protection domain that librdmacm has on the device. */
+void
+stub_device_leave(stub_device *device)
+{
+	if (--device->ids > 0)
+		return;
+	stub_need_descriptors(&device->context);
+	if (device->dead)
+		free_device(device);
 }
 
 bool
