@@ -35,12 +35,13 @@ sub sanitized_node
 	return "$root/$path";
 }
 
-# End, with all tests skipped, if this machine has no RDMA device. Else RDMA_ADDRESS is the address of one: by default that of the
-# machine of test/rdma.
+# End, with all tests skipped, if this machine has no RDMA device, unless LEGOBASE_RDMA_REQUIRED says that it has. Else RDMA_ADDRESS is the
+# address of one: by default that of the machine of test/rdma.
 sub need_rdma_device
 {
 	if (!glob('/sys/class/infiniband/*'))
 	{
+		die 'there is no RDMA device' if $ENV{LEGOBASE_RDMA_REQUIRED};
 		print "1..0 # SKIP no RDMA device\n";
 		exit 0;
 	}
