@@ -276,7 +276,7 @@ report_fallbacks(void)
 								 NodeTableUri(i)),
 						  errdetail("No RDMA connection could be made: %s.", reason),
 						  errhint("legobase_nodes.tcp_fallbacks counts them. Each tries again "
-								  "after half a minute.")));
+								  "within a minute.")));
 	}
 }
 
