@@ -38,7 +38,7 @@ typedef struct node
 
 	/*
 	 * Work that is done in small pieces between events: destroying doomed queue pairs, and letting go of a device that is gone; then
-	 * destroying doomed slabs; registering; then filling slabs for those tenants whose grant is active, in turns. The
+	 * destroying doomed slabs; registering; and filling slabs for those tenants whose grant is active, in turns. The
 	 * event is active while there is any.
 	 */
 	struct event *work;

@@ -86,11 +86,18 @@ static void
 on_work(evutil_socket_t fd, short what, void *arg)
 {
 	node *node = arg;
+	bool worked;
 
 	(void) fd;
 	(void) what;
-	if (rdma_port_step(node->rdma) || slab_pool_reap(&node->pool) || register_one(node) ||
-		grant_one(node))
+	worked = rdma_port_step(node->rdma) || slab_pool_reap(&node->pool) || register_one(node);
+	/*
+	 * What is granted may need the memory of doomed slabs. But letting go of a device, and registering, can take longer than who has asked for slabs
+	 * waits for an answer: so that goes on beside them.
+	 */
+	if (!node->pool.doomed && grant_one(node))
+		worked = true;
+	if (worked)
 		node_wake_worker(node);
 }
 

@@ -39,7 +39,7 @@
 #define FLUSH_REQUEST_NS UINT64_C(1000000000) /* a request may have met a broken connection */
 #define ERROR_PATIENCE_NS \
 	UINT64_C(5000000000)    /* a round that failed may be followed by one that does not */
-#define STANDSTILL_MS 60000 /* or ten times node_timeout: slow storage is no reason to give up */
+#define STANDSTILL_MS 60000 /* at least: slow storage is no reason to give up */
 
 #define SYNC_REQUESTS 2 /* segment numbers of the file that does not exist, used in turn */
 
@@ -192,7 +192,7 @@ check_progress(Wait *wait)
 	uint64 now = lb_now_ns();
 	uint64 flips = flips_so_far();
 	uint32 dirty = PageDirectoryOlderDirty();
-	int limit_ms = Max(STANDSTILL_MS, 10 * node_timeout_ms);
+	int limit_ms = settings_dirty_wait_ms(STANDSTILL_MS);
 	uint64 activity = nodes_activity();
 
 	if (flips != wait->flips || dirty < wait->dirty)

@@ -25,17 +25,6 @@
 
 #define FENCE_COMMAND_RETRY_MS 5000
 
-/*
- * Losing a node with dirty pages is a restart: one that is silent gets time to come back, from a moment without a processor, say. (One whose
- * address refuses connections does not: see failed_to_connect() of node_attach.c.)
- */
-#define RESUME_TIMEOUTS 10
-
-/*
- * One that answers, and has said that it has our pages, is not lost: it is waited for longer, but not for ever. So long takes registering some 200 GB
- * of ordinary memory after its RDMA device was away.
- */
-#define RESUME_MS_ANSWERING 60000
 #define RETRY_MS_ANSWERING 500
 
 /* A node that sends an ERROR so often, each time within node_timeout of being resumed, will do so the next time. */
@@ -165,6 +154,7 @@ lost(NodeLink *link, const char *reason)
 	link_continue_draining(link);
 }
 
+/* A node whose address refuses connections is given up sooner: see failed_to_connect() of node_attach.c. */
 void
 link_resume(NodeLink *link)
 {
@@ -174,8 +164,8 @@ link_resume(NodeLink *link)
 	NodeTableSetState(link->node, NODE_SUSPECT);
 	push_requeue_sent(link);
 	link->state = LINK_RESUMING;
-	link->resume_until = now + RESUME_TIMEOUTS * link_timeout_ns();
-	link->resume_at_most = link->resume_until + RESUME_MS_ANSWERING * MS_NS;
+	link->resume_until = now + settings_resume_ms(false) * MS_NS;
+	link->resume_at_most = now + settings_resume_ms(true) * MS_NS;
 	link->refused_since = 0;
 	link->next_attempt = now;
 }
@@ -184,7 +174,7 @@ void
 link_resume_longer(NodeLink *link)
 {
 	uint64 now = lb_now_ns();
-	uint64 until = now + RESUME_TIMEOUTS * link_timeout_ns();
+	uint64 until = now + settings_resume_ms(false) * MS_NS;
 
 	Assert(link->state == LINK_RESUMING);
 	link->resume_until = Min(Max(link->resume_until, until), link->resume_at_most);

@@ -241,7 +241,8 @@ static uint64
 dirty_wait_limit(void)
 {
 	return lb_now_ns() +
-		   ((uint64) DIRTY_WAIT_TIMEOUTS * node_timeout_ms + DIRTY_WAIT_MS) * UINT64_C(1000000);
+		   settings_dirty_wait_ms(DIRTY_WAIT_TIMEOUTS * node_timeout_ms + DIRTY_WAIT_MS) *
+			   UINT64_C(1000000);
 }
 
 static void

@@ -170,7 +170,6 @@ forget_fenced(const PageSelection *selection)
 
 /* How long a write waits for its page's older version to be flushed, at least. */
 #define CLEAN_WAIT_MS 30000
-#define CLEAN_WAIT_TIMEOUTS 10
 
 static void
 fail_write(const lb_page_tag *tag, int node)
@@ -197,9 +196,7 @@ fail_write(const lb_page_tag *tag, int node)
 static void
 wait_until_clean(const lb_page_tag *tag)
 {
-	uint64 limit =
-		lb_now_ns() +
-		(uint64) Max(CLEAN_WAIT_MS, CLEAN_WAIT_TIMEOUTS * node_timeout_ms) * UINT64_C(1000000);
+	uint64 limit = lb_now_ns() + settings_dirty_wait_ms(CLEAN_WAIT_MS) * UINT64_C(1000000);
 	int node;
 
 	while ((node = PageDirectoryDirtyNode(tag)) >= 0)

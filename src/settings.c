@@ -99,6 +99,28 @@ any_rdma_node(void)
 	return false;
 }
 
+/*
+ * Losing a node with dirty pages is a restart: one that is silent gets time to come back, from a moment without a processor, say. One that answers is
+ * not lost, but is not waited for for ever either: a minute more is what registering some 200 GB of ordinary memory takes, of the whole node, after its
+ * RDMA device was away.
+ */
+#define RESUME_TIMEOUTS 10
+#define RESUME_MS_ANSWERING 60000
+#define RESUME_MARGIN_MS 10000
+
+int
+settings_resume_ms(bool answering)
+{
+	return RESUME_TIMEOUTS * node_timeout_ms +
+		   (answering && any_rdma_node() ? RESUME_MS_ANSWERING : 0);
+}
+
+int
+settings_dirty_wait_ms(int at_least_ms)
+{
+	return Max(at_least_ms, settings_resume_ms(true) + RESUME_MARGIN_MS);
+}
+
 uint32
 settings_slab_pages(void)
 {

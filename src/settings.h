@@ -65,6 +65,15 @@ extern uint32 settings_wanted_pages(void);
 /* Pages in a slab: the same for all nodes; see settings.c for how it is chosen. */
 extern uint32 settings_slab_pages(void);
 
+/*
+ * How long a memory node with dirty pages is waited for whose connection broke, in milliseconds, before it is given up: one that is silent; or that
+ * answers, and has the pages, but can't be joined yet (only over rdma).
+ */
+extern int settings_resume_ms(bool answering);
+
+/* How long somebody waits for such a page: at_least_ms, and longer than it can take until its node is back or given up. */
+extern int settings_dirty_wait_ms(int at_least_ms);
+
 /* The parsed memory_nodes; how many. In embedded mode 0. */
 extern int settings_node_uris(const lb_uri **uris);
 

@@ -298,6 +298,7 @@ poll_patiently(rdma_plane *rdma, uint64_t *ticket, uint64_t deadline_ns, lb_stat
 	static const struct timespec pause = {.tv_nsec = PAUSE_NS};
 	uint64_t next_look = lb_now_ns() + LOOK_NS;
 	bool looked = false;
+	bool may_wait;
 	int found;
 
 	while ((found = lb_rdma_poll(rdma->connection, ticket, status)) == 0)
@@ -314,15 +315,14 @@ poll_patiently(rdma_plane *rdma, uint64_t *ticket, uint64_t deadline_ns, lb_stat
 		next_look = now + LOOK_NS;
 		looked = true;
 
+		/* Asked before polling once more: what has come while this process had no processor is not late, nor lost with the connection. */
+		may_wait = lb_data_plane_may_wait(&rdma->head, deadline_ns, status);
+		found = lb_rdma_poll(rdma->connection, ticket, status);
+		if (found != 0)
+			break;
 		/* A node that has closed the connection does not answer: without its event we would wait for the deadline. */
-		if (!lb_rdma_check(rdma->connection, status))
+		if (!lb_rdma_check(rdma->connection, status) || !may_wait)
 			return -1;
-		if (!lb_data_plane_may_wait(&rdma->head, deadline_ns, status))
-		{
-			/* But what has come while this process had no processor is not late. */
-			found = lb_rdma_poll(rdma->connection, ticket, status);
-			return found != 0 ? found : -1;
-		}
 	}
 	return found;
 }

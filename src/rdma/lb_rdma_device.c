@@ -210,7 +210,7 @@ lb_rdma_device_names(char text[LB_RDMA_NAMES_TEXT])
 bool
 lb_rdma_device_is_fit(const struct ibv_context *verbs, lb_code unfit, lb_status *status)
 {
-	if (verbs->device->transport_type == IBV_TRANSPORT_IB)
+	if (lb_rdma_is_fit(verbs->device))
 		return true;
 	return lb_fail(status, unfit,
 				   "RDMA device %s is neither InfiniBand nor RoCE (iWARP is not supported): use "

@@ -88,6 +88,12 @@ extern const char *lb_rdma_device_name(const struct ibv_context *verbs);
  * Is it a device for what we do with it, InfiniBand or RoCE? Over iWARP the peer of a READ writes to where it ends, and would need the right to; nobody
  * grants that here. unfit: the code if not.
  */
+static inline bool
+lb_rdma_is_fit(const struct ibv_device *device)
+{
+	return device->transport_type == IBV_TRANSPORT_IB;
+}
+
 extern bool lb_rdma_device_is_fit(const struct ibv_context *verbs, lb_code unfit,
 								  lb_status *status);
 

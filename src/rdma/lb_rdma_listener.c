@@ -38,16 +38,27 @@ is_any_address(const struct sockaddr_storage *address)
 	return ((const struct sockaddr_in *) address)->sin_addr.s_addr == htonl(INADDR_ANY);
 }
 
-/* The only device, or the one with this name: its name, to be freed. */
+static bool
+is_the_one(struct ibv_device *device, const char *name, int fit)
+{
+	if (name != NULL)
+		return strcmp(ibv_get_device_name(device), name) == 0;
+	return fit == 1 && lb_rdma_is_fit(device);
+}
+
+/* The only device that is fit for this, or the one with this name: its name, to be freed. */
 static char *
 choose_device(const char *name, lb_status *status)
 {
 	int count = 0;
 	struct ibv_device **devices = ibv_get_device_list(&count);
 	char *chosen = NULL;
+	int fit = 0;
 
+	for (int i = 0; i < count; i++)
+		fit += lb_rdma_is_fit(devices[i]) ? 1 : 0;
 	for (int i = 0; i < count && chosen == NULL; i++)
-		if (name == NULL ? count == 1 : strcmp(ibv_get_device_name(devices[i]), name) == 0)
+		if (is_the_one(devices[i], name, fit))
 			chosen = strdup(ibv_get_device_name(devices[i]));
 	if (devices != NULL)
 		ibv_free_device_list(devices);

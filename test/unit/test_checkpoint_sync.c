@@ -44,6 +44,12 @@ volatile sig_atomic_t InterruptPending;
 volatile sig_atomic_t ProcSignalBarrierPending;
 int node_timeout_ms = 1000;
 
+int
+settings_dirty_wait_ms(int at_least_ms)
+{
+	return Max(at_least_ms, 10 * node_timeout_ms);
+}
+
 static void *memory;
 static uint64 now_ms;
 static int level;

@@ -297,6 +297,12 @@ embedded_node_start(lb_status *status)
 	return false;
 }
 
+int
+settings_resume_ms(bool answering)
+{
+	return answering ? 70000 : 10000;
+}
+
 bool
 settings_embedded(void)
 {
