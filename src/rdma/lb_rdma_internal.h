@@ -59,11 +59,11 @@ typedef struct lb_rdma_hold
 	struct ibv_context *verbs; /* null: holds none */
 	bool removed;
 	struct lb_rdma_hold *next;
-	bool
-		to_close; /* released, as the last one of a device that was removed: the context's descriptors, ... */
+	/* released, as the last one of a device that was removed: the context's descriptors, and which file the first one is */
+	bool to_close;
 	int cmd_fd;
 	int async_fd;
-	dev_t file_system; /* ... and which file the first one is */
+	dev_t file_system;
 	ino_t inode;
 } lb_rdma_hold;
 
@@ -86,7 +86,7 @@ extern const char *lb_rdma_device_name(const struct ibv_context *verbs);
 
 /*
  * Is it a device for what we do with it, InfiniBand or RoCE? Over iWARP the peer of a READ writes to where it ends, and would need the right to; nobody
- * grants that here. unfit: the code if not.
+ * grants that here.
  */
 static inline bool
 lb_rdma_is_fit(const struct ibv_device *device)
@@ -94,6 +94,7 @@ lb_rdma_is_fit(const struct ibv_device *device)
 	return device->transport_type == IBV_TRANSPORT_IB;
 }
 
+/* The same, with unfit as the code if it is not. */
 extern bool lb_rdma_device_is_fit(const struct ibv_context *verbs, lb_code unfit,
 								  lb_status *status);
 

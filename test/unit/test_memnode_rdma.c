@@ -447,6 +447,7 @@ test_device_gone(void **state)
 	assert_int_equal(client_receive(&agent.client), CLIENT_CLOSED);
 	open_third(&third, &third_agent);
 	expect_no_invitation(&third);
+	request_slabs(&other, 1); /* others are granted memory meanwhile */
 	assert_true(figures().registered_pages > 0);
 	settle(0, 0);
 	assert_true(lb_now_ns() - begin_ns >= (BACKENDS + THIRD_SLABS + 2) * ONE_NS);

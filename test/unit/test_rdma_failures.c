@@ -19,63 +19,8 @@
 #include <unistd.h>
 
 #include "raw_frame.h"
-#include "rdma_pair.h"
+#include "rdma_fixture.h"
 #include "verbs_stubs.h"
-
-static lb_status status;
-static rdma_pair pair;
-static int descriptors;
-
-static int
-begin(void **state)
-{
-	(void) state;
-	stub_reset();
-	descriptors = count_open_descriptors();
-	memset(&status, 0, sizeof(status));
-	return 0;
-}
-
-static int
-end(void **state)
-{
-	(void) state;
-	pair_close(&pair);
-	assert_string_equal(stub_alive_text(), "");
-	assert_int_equal(count_open_descriptors(), descriptors);
-	return 0;
-}
-
-static void
-connect_pair(bool pull)
-{
-	pair_prepare(&pair, pull);
-	if (!pair_listen(&pair, &status) || !pair_connect(&pair, &status))
-		fail_msg("%s", status.message);
-}
-
-static lb_rdma_connection *
-reader(void)
-{
-	return pair.pull ? pair.accepted : pair.connection;
-}
-
-/* A failure has a code, and one line for people. */
-static void
-expect_failure(void)
-{
-	assert_int_not_equal(status.code, LB_OK);
-	assert_true(strlen(status.message) > 10);
-	assert_null(strchr(status.message, '\n'));
-}
-
-static void
-expect_code(lb_code code)
-{
-	expect_failure();
-	if (status.code != code)
-		fail_msg("code %d, not %d: %s", status.code, code, status.message);
-}
 
 /* ---- calls that fail ---- */
 
